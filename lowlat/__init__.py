@@ -1,0 +1,21 @@
+"""lowlat: `from lowlat import jit` instead of `from triton import jit`, and a kernel launch costs little more than
+the CUDA driver's own call."""
+
+try:
+    from . import _fast
+except ImportError as error:
+    raise ImportError(
+        "lowlat's compiled part (lowlat._fast) could not be imported, and there is no slow mode without it.\n"
+        f"  Reason: {error}\n"
+        "  From a checkout, build it:   pip install -e .\n"
+        "  From a package, reinstall:   pip install --force-reinstall --no-cache-dir lowlat"
+    ) from error
+
+from .jit import JITFunction, jit
+
+REASONS: dict[str, str] = _fast.REASONS_TEXT
+"""Why a call went to Triton instead of the native path: the names in `JITFunction.exits`, explained."""
+
+__version__ = "0.1.0"
+
+__all__ = ["JITFunction", "REASONS", "jit", "__version__"]

@@ -1,0 +1,93 @@
+/* The few CUDA driver types and entry points a launch needs.
+ *
+ * Declared here so that no CUDA toolkit is needed to build, and found at run
+ * time in whichever libcuda.so.1 the process already uses: the same lookup
+ * Triton makes, so that both launch through the same driver (the null driver
+ * included).  Layouts and values are the driver's ABI (CUDA 12 and 13).
+ */
+#ifndef LOWLAT_DRIVER_H
+#define LOWLAT_DRIVER_H
+
+#include <dlfcn.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef int CUresult;
+typedef struct CUfunc_st *CUfunction;
+typedef struct CUstream_st *CUstream;
+
+enum {
+    CUDA_SUCCESS = 0,
+    CUDA_ERROR_INVALID_VALUE = 1,
+    CUDA_ERROR_NOT_INITIALIZED = 3,
+    CUDA_ERROR_INVALID_CONTEXT = 201,
+    CUDA_ERROR_INVALID_HANDLE = 400,
+    CUDA_ERROR_NOT_FOUND = 500,
+};
+
+enum {
+    CU_LAUNCH_ATTRIBUTE_COOPERATIVE = 2,
+    CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION = 4,
+    CU_LAUNCH_ATTRIBUTE_CLUSTER_SCHEDULING_POLICY_PREFERENCE = 5,
+    CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION = 6,
+    CU_LAUNCH_ATTRIBUTE_SHARED_MEMORY_MODE = 18,
+};
+
+enum {
+    CU_CLUSTER_SCHEDULING_POLICY_SPREAD = 1,
+    CU_SHARED_MEMORY_MODE_ALLOW_OVERSIZED_SHARED_MEMORY = 3,
+    CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED = 14,
+};
+
+typedef union {
+    char bytes[64];
+    int32_t integer;
+    uint32_t cluster[3];
+} lowlat_attribute_value;
+
+typedef struct {
+    uint32_t id;
+    uint32_t padding;
+    lowlat_attribute_value value;
+} CUlaunchAttribute;
+
+typedef struct {
+    uint32_t grid[3];
+    uint32_t block[3];
+    uint32_t shared;
+    CUstream stream;
+    CUlaunchAttribute *attributes;
+    uint32_t attribute_count;
+} CUlaunchConfig;
+
+_Static_assert(sizeof(CUlaunchAttribute) == 72, "CUlaunchAttribute is 72 bytes");
+_Static_assert(offsetof(CUlaunchConfig, stream) == 32, "CUlaunchConfig is the driver's");
+_Static_assert(sizeof(CUlaunchConfig) == 56, "CUlaunchConfig is 56 bytes");
+
+typedef struct {
+    CUresult (*launch)(const CUlaunchConfig *, CUfunction, void **, void **);
+    CUresult (*error_string)(CUresult, const char **);
+    CUresult (*set_function_attribute)(CUfunction, int, int);
+} lowlat_driver_api;
+
+/* Fills `api` from the process's libcuda.so.1.  Returns NULL, or what is
+ * missing.  The library is never closed: Triton keeps it open as well. */
+static inline const char *lowlat_driver_find(lowlat_driver_api *api)
+{
+    void *library = dlopen("libcuda.so.1", RTLD_LAZY);
+    if (library == NULL)
+        return "libcuda.so.1";
+    *(void **)&api->launch = dlsym(library, "cuLaunchKernelEx");
+    if (api->launch == NULL)
+        return "cuLaunchKernelEx in libcuda.so.1";
+    *(void **)&api->error_string = dlsym(library, "cuGetErrorString");
+    if (api->error_string == NULL)
+        return "cuGetErrorString in libcuda.so.1";
+    *(void **)&api->set_function_attribute = dlsym(library, "cuFuncSetAttribute");
+    if (api->set_function_attribute == NULL)
+        return "cuFuncSetAttribute in libcuda.so.1";
+    return NULL;
+}
+
+#endif

@@ -1,0 +1,1547 @@
+# cython: boundscheck=False, wraparound=False, initializedcheck=False
+"""The hot path: one kernel launch, from `kernel[grid](...)` to the driver, in call order.
+
+`Kernel` is the C-level base of lowlat.JITFunction.  A call is bound to the parameters (`Binding`), its arguments
+are specialised into a *fingerprint* on the C stack, the fingerprint finds a `Plan`, and the plan launches.  The
+fingerprint is at least as fine as Triton's own key, so a plan can only stand for one of Triton's kernels; whatever
+has no plan, or is not understood, leaves through `leave`, unlaunched, to Triton itself.
+
+This module imports neither Triton nor torch: lowlat/_triton.py and lowlat/_torch.py hand it what it needs.
+"""
+
+cimport cython
+from cpython.dict cimport PyDict_GetItemWithError, PyDict_New, PyDict_Next, PyDict_SetItem
+from cpython.list cimport PyList_CheckExact, PyList_GET_SIZE
+from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_AsUnsignedLongLong
+from cpython.object cimport PyCallable_Check, PyObject, PyObject_Call, PyTypeObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_New, PyTuple_SET_ITEM
+from libc.math cimport isnan
+from libc.stdint cimport INT32_MAX, INT32_MIN, INT64_MAX
+from libc.stdlib cimport calloc, free, getenv, malloc
+from libc.string cimport memcmp, memcpy, memset, strcmp
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+
+cdef extern from "_driver.h":
+    enum: CUDA_ERROR_INVALID_CONTEXT
+    enum: CU_LAUNCH_ATTRIBUTE_COOPERATIVE
+    enum: CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+    enum: CU_LAUNCH_ATTRIBUTE_CLUSTER_SCHEDULING_POLICY_PREFERENCE
+    enum: CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+    enum: CU_LAUNCH_ATTRIBUTE_SHARED_MEMORY_MODE
+    enum: CU_CLUSTER_SCHEDULING_POLICY_SPREAD
+    enum: CU_SHARED_MEMORY_MODE_ALLOW_OVERSIZED_SHARED_MEMORY
+    enum: CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED
+    const char* lowlat_driver_find(lowlat_driver_api*)
+
+
+cdef extern from "_python.h":
+    void* alloca(size_t)
+    bint lowlat_compact_int(PyObject*, int64_t*)
+    bint lowlat_watched_current()
+    int lowlat_watch(object) except -1
+    unsigned int lowlat_type_version(PyTypeObject*)
+    void lowlat_give_vectorcall(PyTypeObject*, Py_ssize_t, void*)
+    ctypedef struct PyMethodDef:
+        const char* ml_doc
+    int lowlat_add_method(PyTypeObject*, PyMethodDef*, const char*, object) except -1
+
+
+cdef extern from "_torch.h":
+    enum: LOWLAT_RUNG_NONE
+    enum: LOWLAT_RUNG_SHIM
+    enum: LOWLAT_RUNG_DLPACK
+    enum: LOWLAT_RUNG_PYTHON
+
+    ctypedef struct lowlat_tensor:
+        uint64_t pointer
+        int32_t dtype
+        int32_t device
+
+    ctypedef struct lowlat_dlpack_header:
+        uint32_t major
+
+    ctypedef struct lowlat_dlpack_api:
+        lowlat_dlpack_header header
+        void* dltensor_from_py_object
+
+    struct lowlat_torch_state "":
+        int rung
+        Py_ssize_t offset
+        int maybe_borrowed
+        void* data_ptr
+        void* dtype
+        void* device_type
+        const lowlat_dlpack_api* dlpack
+        void* function_mode_enabled
+        uint32_t devices
+
+    struct lowlat_current_state "":
+        void* torch_device
+        void* torch_stream
+        void* null_device
+        void* null_stream
+
+    lowlat_torch_state lowlat_torch
+    lowlat_current_state lowlat_current
+    bint lowlat_on_device(int32_t)
+    bint lowlat_function_mode_enabled()
+    bint lowlat_shim_read(PyObject*, lowlat_tensor*)
+    int lowlat_dlpack_read(PyObject*, lowlat_tensor*) except -1
+    int lowlat_current_device()
+    int lowlat_current_stream(int, void**)
+
+
+cdef extern from "Python.h":
+    ctypedef struct PyTupleObject:
+        PyObject* ob_item[1]
+    ctypedef struct PyListObject:
+        PyObject** ob_item
+    PyTypeObject* type_of "Py_TYPE"(PyObject*)
+    int PyObject_GenericSetAttr(object, object, PyObject*) except -1
+    PyTypeObject PyLong_Type
+    PyTypeObject PyBool_Type
+    PyTypeObject PyFloat_Type
+    PyTypeObject PyUnicode_Type
+    PyObject* Py_None
+    PyObject* Py_True
+    PyObject* Py_False
+    Py_ssize_t PyVectorcall_NARGS(size_t)
+    double PyFloat_AS_DOUBLE(PyObject*)
+    double PyLong_AsDouble(PyObject*)
+    PyObject* PyWeakref_GET_OBJECT(object)
+    object PyCapsule_New(void*, const char*, void*)
+    void* PyCapsule_GetPointer(object, const char*) except NULL
+    object PyBytes_FromStringAndSize(const char*, Py_ssize_t)
+    const char* PyBytes_AS_STRING(object)
+    Py_ssize_t PyBytes_GET_SIZE(object)
+    object PyLong_FromVoidPtr(void*)
+
+
+# ---- why a call leaves ------------------------------------------------------------------------------------------
+
+# Each exit to Triton has one of these reasons; `JITFunction.exits` counts them per kernel.
+cdef enum:
+    OK = 0
+    FIRST_CALL
+    FORGOTTEN
+    LAUNCH_HOOK
+    STAGES_HOOK
+    PRE_RUN_HOOK
+    PATCHED
+    RUN_REPLACED
+    SUBCLASS
+    NO_DRIVER
+    BACKEND
+    FORKED
+    UNKNOWN_TRITON
+    KNOB
+    BINDING
+    OPTION
+    ARGUMENT
+    CONSTEXPR
+    ANNOTATION
+    NOT_ON_DEVICE
+    UNREADABLE
+    TORCH_FUNCTION_MODE
+    GRID
+    GLOBAL
+    NO_CONTEXT
+    PARAMETERS
+    LAUNCHER
+    NO_KERNEL
+    WARMUP
+    REASONS
+
+REASONS_TEXT = {
+    "first call": "no plan yet: Triton compiled or found the kernel and launched it, and lowlat learnt from that",
+    "forgotten": "the kernel left Triton's cache (device_caches cleared, say): Triton made a new one",
+    "launch hook": "knobs.runtime.launch_enter_hook or launch_exit_hook is set",
+    "stages hook": "knobs.runtime.add_stages_inspection_hook is set",
+    "pre-run hook": "the kernel has pre_run_hooks",
+    "patched": "a launch function of Triton's has been replaced since lowlat was imported; the new one is called",
+    "run replaced": "`run` was set on this kernel object; it is called",
+    "subclass": "the kernel is of a subclass of lowlat.JITFunction",
+    "no driver": "Triton has no active driver yet",
+    "backend": "the active driver is not Triton's CUDA driver or a subclass of it",
+    "forked": "the process was forked, and Triton has not launched in the child yet",
+    "unknown triton": "this version of Triton is not known to lowlat",
+    "knob": "a knob that is part of the key has a value that lowlat does not know how to key on",
+    "binding": "the arguments do not bind to the parameters, or an option name is not one lowlat can pass",
+    "option": "a launch option is neither int, float, bool, str nor None",
+    "argument": "an argument is neither tensor, int, float, bool nor None",
+    "constexpr": "a constexpr is neither int (64 bits), float, bool, str, None nor a dtype",
+    "annotation": "an annotated parameter got a value that only Triton converts or refuses",
+    "not on device": "a tensor is not on a CUDA device",
+    "unreadable": "a tensor's address can only be had, or refused, by torch's own data_ptr()",
+    "torch function mode": "a TorchFunctionMode is active, which data_ptr() must go through",
+    "grid": "the grid is not a tuple or list of one to three ints, or a callable",
+    "global": "a module global is not what the kernel was compiled with",
+    "no context": "the thread has no CUDA context; Triton makes one current",
+    "parameters": "the kernel's parameters (keyword-only, *args, a reserved name) are left to Triton",
+    "launcher": "the compiled kernel's launcher or signature is not one lowlat knows",
+    "no kernel": "Triton returned no loaded CompiledKernel (a hook declined, or it compiles asynchronously)",
+    "warmup": "warmup=True and no kernel known yet",
+}
+REASON_NAMES = ("ok", *REASONS_TEXT)
+assert len(REASON_NAMES) == REASONS
+
+# Plans per kernel, and constexpr strings per kernel, before everything learnt is dropped and learnt again.
+cdef enum:
+    MAX_PLANS = 4096
+    MAX_BINDINGS = 256
+
+cdef enum:
+    THROUGH_GETITEM = 0
+    THROUGH_RUN = 1
+
+cdef enum:
+    ROUTE_DRIVER = 1     # cuLaunchKernelEx, parameters packed here
+    ROUTE_WRAPPER = 2    # Triton's compiled launch function
+    ROUTE_LAUNCHER = 3   # Triton's launcher object, which allocates scratch memory first
+    ROUTE_TRITON = 4     # not at all
+
+ROUTE_NAMES = {ROUTE_DRIVER: "driver", ROUTE_WRAPPER: "wrapper", ROUTE_LAUNCHER: "launcher", ROUTE_TRITON: "triton"}
+
+cdef enum:
+    KIND_PLAIN = 0
+    KIND_CONSTEXPR = 1
+    KIND_INT = 2
+    KIND_FLOAT = 3
+    KIND_POINTER = 4
+    KIND_OTHER = 5
+
+# What one byte of a fingerprint says about an argument.  Tensors are 0x80 | dtype << 1 | aligned.
+cdef enum:
+    TAG_NONE = 1
+    TAG_BOOL = 2
+    TAG_FLOAT = 3
+    TAG_ONE = 4
+    TAG_I32 = 6          # | 1 when a multiple of 16
+    TAG_I64 = 8
+    TAG_U64 = 10
+    TAG_VALUE_INT = 32
+    TAG_VALUE_UINT = 33
+    TAG_VALUE_FLOAT = 34
+    TAG_VALUE_TRUE = 35
+    TAG_VALUE_FALSE = 36
+    TAG_VALUE_NONE = 37
+    TAG_VALUE_STRING = 38
+    TAG_VALUE_OBJECT = 39
+    TAG_TENSOR = 0x80
+
+
+# ---- kernel[grid] -------------------------------------------------------------------------------------------------
+
+@cython.final
+@cython.freelist(32)
+cdef class Launcher:
+    """`kernel[grid]`: called with the kernel's arguments and launch options, launches, returns the CompiledKernel.
+
+    The grid is held as given, neither copied nor checked, as Triton's closure does; it may be stored and reused.
+    """
+
+    def __repr__(self):
+        return f"<lowlat launcher of {self.kernel!r} over grid {self.grid!r}>"
+
+
+cdef PyObject* launcher_vectorcall(PyObject* self, PyObject* const* args, size_t nargs, PyObject* names) except NULL:
+    cdef Launcher launcher = <Launcher>self
+    cdef PyObject* const* name_items = NULL
+    cdef Py_ssize_t keywords = 0
+    if names != NULL:
+        name_items = tuple_items(names)
+        keywords = PyTuple_GET_SIZE(<object>names)
+    return launch(launcher.kernel, <PyObject*>launcher.grid, args, PyVectorcall_NARGS(nargs), name_items, keywords,
+                  THROUGH_GETITEM)
+
+
+cdef PyObject* launcher_call(PyObject* self, PyObject* positional, PyObject* keywords) except NULL:
+    """The same for f(*args, **kwargs): the dict is laid out on the C stack instead of a new array and names tuple."""
+    cdef Launcher launcher = <Launcher>self
+    cdef Py_ssize_t count = PyTuple_GET_SIZE(<object>positional)
+    cdef Py_ssize_t named = 0 if keywords == NULL else len(<dict>keywords)
+    cdef PyObject** args
+    cdef PyObject** names
+    cdef Py_ssize_t position = 0, i = 0
+    if named == 0:
+        return launch(launcher.kernel, <PyObject*>launcher.grid, tuple_items(positional), count, NULL, 0,
+                      THROUGH_GETITEM)
+    args = <PyObject**>alloca((count + 2 * named) * sizeof(PyObject*))
+    names = args + count + named
+    memcpy(args, tuple_items(positional), count * sizeof(PyObject*))
+    while i < named and PyDict_Next(<object>keywords, &position, &names[i], &args[count + i]):
+        i += 1
+    return launch(launcher.kernel, <PyObject*>launcher.grid, args, count, names, named, THROUGH_GETITEM)
+
+
+cdef PyObject* kernel_run(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* names) except NULL:
+    """`kernel.run(*args, grid=..., warmup=..., **kwargs)`, the door of autotuners, heuristics and libraries."""
+    cdef PyObject* const* name_items = NULL
+    cdef Py_ssize_t keywords = 0
+    if names != NULL:
+        name_items = tuple_items(names)
+        keywords = PyTuple_GET_SIZE(<object>names)
+    return launch(<Kernel>self, NULL, args, count, name_items, keywords, THROUGH_RUN)
+
+
+# ---- the launch ---------------------------------------------------------------------------------------------------
+
+cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_ssize_t positional,
+                      PyObject* const* names, Py_ssize_t keywords, int through) except NULL:
+    """One launch.  Nothing a user can observe happens before the driver is called, but for the grid callable and
+    the materialisation of copy-on-write tensors; up to there every doubt ends in `leave`.
+
+    Live state is read in Triton's order: device and stream, arguments, kernel, globals, grid, launch.
+    """
+    cdef int reason = live_reason(kernel)
+    if reason != OK:
+        return leave(kernel, reason, grid, args, positional, names, keywords, through)
+
+    cdef int device
+    cdef void* stream = NULL
+    if state.c_getters:
+        device = lowlat_current_device()
+        if lowlat_current_stream(device, &stream) != 0:
+            return leave(kernel, NO_DRIVER, grid, args, positional, names, keywords, through)
+    else:
+        python_getters(&device, &stream)
+
+    cdef Binding binding = kernel.run_binding if through == THROUGH_RUN else kernel.binding
+    if not fits(binding, positional, names, keywords):
+        binding = find_binding(kernel, positional, names, keywords, through)
+        if binding is None:
+            return leave(kernel, BINDING, grid, args, positional, names, keywords, through)
+
+    cdef Py_ssize_t i, count = kernel.parameter_count
+    cdef PyObject* const* arguments = args
+    cdef PyObject** gathered
+    if not binding.straight:
+        gathered = <PyObject**>alloca((count + 1) * sizeof(PyObject*))
+        for i in range(count):
+            gathered[i] = args[binding.sources[i]] if binding.sources[i] >= 0 else kernel.parameters[i].default
+        arguments = gathered
+
+    # The fingerprint: a header, one tag byte per parameter and option, the values of constexprs and options.
+    cdef Py_ssize_t size = binding.words * sizeof(uint64_t)
+    cdef uint64_t* fingerprint = <uint64_t*>alloca(size)
+    cdef uint64_t* payload = <uint64_t*>alloca((count + 1) * sizeof(uint64_t))
+    fingerprint[0] = state.environment << 32 | <uint64_t><uint32_t>device
+    fingerprint[1] = binding.option_names
+    reason = specialize(kernel, binding, args, arguments, fingerprint, payload)
+    if reason != OK:
+        return leave(kernel, reason, grid, args, positional, names, keywords, through)
+
+    cdef bint warmup = False
+    if through == THROUGH_RUN:
+        grid = args[binding.grid_source]
+        warmup = args[binding.warmup_source] == Py_True
+        if not warmup and args[binding.warmup_source] != Py_False:
+            return leave(kernel, BINDING, grid, args, positional, names, keywords, through)
+
+    cdef Plan plan = kernel.last
+    if plan is None or not matches(plan, fingerprint, size):
+        plan = find_plan(kernel, fingerprint, size)
+        if plan is None:
+            if warmup:
+                return leave(kernel, WARMUP, grid, args, positional, names, keywords, through)
+            return learn(kernel, FIRST_CALL, binding, grid, args, arguments, positional, names, keywords, through,
+                         fingerprint, payload)
+    if plan.route == ROUTE_TRITON:
+        return leave(kernel, plan.reason, grid, args, positional, names, keywords, through)
+
+    # The kernel is Triton's: it must still be what Triton would find under the key, or the call is learnt anew.
+    cdef PyObject* found = cached_kernel(kernel, plan)
+    if found == NULL:
+        if warmup:
+            return leave(kernel, WARMUP, grid, args, positional, names, keywords, through)
+        return learn(kernel, FORGOTTEN, binding, grid, args, arguments, positional, names, keywords, through,
+                     fingerprint, payload)
+    cdef object compiled = <object>found
+
+    if kernel.globals is None or len(kernel.globals) > 0:
+        if not globals_unchanged(kernel):
+            return leave(kernel, GLOBAL, grid, args, positional, names, keywords, through)
+    if warmup:
+        Py_INCREF(compiled)
+        return found
+
+    cdef int32_t blocks[3]
+    cdef object evaluated = None
+    cdef dict bound
+    if PyTuple_CheckExact(<object>grid) or PyList_CheckExact(<object>grid):
+        if not parse_grid(grid, blocks):
+            return leave(kernel, GRID, grid, args, positional, names, keywords, through)
+    elif PyCallable_Check(<object>grid):
+        # Triton hands the callable its live dict of bound arguments and launches with whatever is in it afterwards.
+        bound = bind_arguments(kernel, arguments)
+        evaluated = (<object>grid)(bound)
+        grid = <PyObject*>evaluated
+        if (not (PyTuple_CheckExact(evaluated) or PyList_CheckExact(evaluated)) or not parse_grid(grid, blocks)
+                or not still_bound(kernel, bound, arguments) or live_reason(kernel) != OK):
+            return finish_with_triton(kernel, compiled, evaluated, stream, bound)
+    else:
+        return leave(kernel, GRID, grid, args, positional, names, keywords, through)
+
+    if plan.route != ROUTE_DRIVER:
+        launch_with_wrapper(plan, compiled, blocks, stream, arguments, count)
+        Py_INCREF(compiled)
+        return found
+
+    # Triton multiplies in 32 bits and launches nothing unless the product is positive.
+    if <int32_t>(<uint32_t>blocks[0] * <uint32_t>blocks[1] * <uint32_t>blocks[2]) <= 0:
+        Py_INCREF(compiled)
+        return found
+    cdef CUresult result = launch_with_driver(plan, blocks, stream, payload)
+    if result != 0:
+        if result == CUDA_ERROR_INVALID_CONTEXT:
+            # Nothing was launched.  Triton makes a context current in such a thread and then launches or raises.
+            if evaluated is not None:
+                return finish_with_triton(kernel, compiled, evaluated, stream, bound)
+            return leave(kernel, NO_CONTEXT, grid, args, positional, names, keywords, through)
+        raise_driver_error(result)
+    Py_INCREF(compiled)
+    return found
+
+
+cdef inline int live_reason(Kernel kernel) except -1:
+    """Why this kernel may not be launched natively right now, or OK."""
+    if not state_current():
+        refresh_state()
+    if state.reason != OK:
+        return state.reason
+    if kernel.refusal != OK:
+        return kernel.refusal
+    if kernel.run_replaced:
+        return RUN_REPLACED
+    if type_of(<PyObject*>kernel) != state.kernel_type:
+        return SUBCLASS
+    if not PyList_CheckExact(kernel.pre_run_hooks) or PyList_GET_SIZE(kernel.pre_run_hooks) != 0:
+        return PRE_RUN_HOOK
+    return OK
+
+
+cdef inline bint fits(Binding binding, Py_ssize_t positional, PyObject* const* names, Py_ssize_t keywords):
+    return (binding is not None and binding.positional == positional and binding.keywords == keywords
+            and (names == binding.name_items or memcmp(names, binding.name_items, keywords * sizeof(PyObject*)) == 0))
+
+
+cdef inline bint matches(Plan plan, const uint64_t* fingerprint, Py_ssize_t size):
+    return (PyBytes_GET_SIZE(plan.fingerprint) == size
+            and memcmp(PyBytes_AS_STRING(plan.fingerprint), fingerprint, size) == 0)
+
+
+cdef inline PyObject* const* tuple_items(PyObject* items):
+    return (<PyTupleObject*>items).ob_item
+
+
+# ---- arguments ----------------------------------------------------------------------------------------------------
+
+cdef int specialize(Kernel kernel, Binding binding, PyObject* const* args, PyObject* const* arguments,
+                    uint64_t* fingerprint, uint64_t* payload) except -1:
+    """Fill the fingerprint behind its header and the payload (each argument as the kernel will read it, little
+    endian).  Returns OK, or the reason why this call is Triton's."""
+    cdef Py_ssize_t i, count = kernel.parameter_count
+    cdef uint8_t* tags = <uint8_t*>(fingerprint + 2)
+    cdef uint64_t* values = fingerprint + binding.words - kernel.constexpr_count - binding.options
+    cdef const Parameter* parameter = kernel.parameters
+    cdef PyObject* argument
+    cdef PyTypeObject* kind
+    cdef int64_t number
+    cdef int reason
+    cdef bint modes_checked = False
+    (values - 1)[0] = 0  # the padding behind the tags
+    for i in range(count):
+        argument = arguments[i]
+        kind = type_of(argument)
+        if parameter.kind == KIND_PLAIN:
+            if kind == state.tensor_type or kind == state.parameter_type:
+                if not modes_checked:
+                    if function_mode_enabled():
+                        return TORCH_FUNCTION_MODE
+                    modes_checked = True
+                reason = specialize_tensor(parameter, argument, &tags[i], &payload[i])
+                if reason != OK:
+                    return reason
+            elif kind == &PyLong_Type:
+                if lowlat_compact_int(argument, &number):
+                    payload[i] = <uint64_t>number
+                    if number == 1 and parameter.specialize:
+                        tags[i] = TAG_ONE
+                    else:
+                        tags[i] = TAG_I32 | (parameter.align and (number & 15) == 0)
+                else:
+                    reason = specialize_int(parameter, argument, &tags[i], &payload[i])
+                    if reason != OK:
+                        return reason
+            elif kind == &PyFloat_Type:
+                tags[i] = TAG_FLOAT
+                payload[i] = float_bits(PyFloat_AS_DOUBLE(argument), 32)
+            elif kind == &PyBool_Type:
+                tags[i] = TAG_BOOL
+                payload[i] = argument == Py_True
+            elif argument == Py_None:
+                tags[i] = TAG_NONE
+                payload[i] = 0
+            else:
+                return ARGUMENT
+        elif parameter.kind == KIND_CONSTEXPR:
+            if not specialize_value(kernel, argument, kind, &tags[i], values):
+                return CONSTEXPR
+            values += 1
+        else:
+            if kind == state.tensor_type or kind == state.parameter_type:
+                if not modes_checked:
+                    if function_mode_enabled():
+                        return TORCH_FUNCTION_MODE
+                    modes_checked = True
+            reason = specialize_annotated(parameter, argument, kind, &tags[i], &payload[i])
+            if reason != OK:
+                return reason
+        parameter += 1
+    for i in range(binding.options):
+        argument = args[binding.option_sources[i]]
+        if not specialize_value(kernel, argument, type_of(argument), &tags[count + i], values):
+            return OPTION
+        values += 1
+    return OK
+
+
+cdef inline int specialize_tensor(const Parameter* parameter, PyObject* argument, uint8_t* tag,
+                                  uint64_t* payload) except -1:
+    cdef lowlat_tensor tensor
+    if lowlat_torch.rung == LOWLAT_RUNG_SHIM:
+        if lowlat_shim_read(argument, &tensor):
+            return UNREADABLE
+    elif not read_tensor(argument, &tensor):
+        return UNREADABLE
+    if not lowlat_on_device(tensor.device):
+        return NOT_ON_DEVICE
+    if <uint32_t>tensor.dtype >= 64:
+        return UNREADABLE
+    payload[0] = tensor.pointer
+    tag[0] = TAG_TENSOR | <uint8_t>(tensor.dtype << 1) | (parameter.align and (tensor.pointer & 15) == 0)
+    return OK
+
+
+cdef int specialize_int(const Parameter* parameter, PyObject* argument, uint8_t* tag, uint64_t* payload) except -1:
+    """An int of more than one digit: i32, i64 or u64, as Triton's native specialiser decides."""
+    cdef int overflow = 0
+    cdef int64_t number = PyLong_AsLongLongAndOverflow(<object>argument, &overflow)
+    if overflow == 0:
+        payload[0] = <uint64_t>number
+        tag[0] = TAG_I32 if INT32_MIN <= number <= INT32_MAX else TAG_I64
+    elif overflow > 0 and <object>argument < TWO_TO_64:
+        payload[0] = PyLong_AsUnsignedLongLong(<object>argument)
+        tag[0] = TAG_U64
+    else:
+        return ARGUMENT
+    tag[0] |= parameter.align and (payload[0] & 15) == 0
+    return OK
+
+
+cdef int specialize_annotated(const Parameter* parameter, PyObject* argument, PyTypeObject* kind, uint8_t* tag,
+                              uint64_t* payload) except -1:
+    """A parameter whose annotation forces its type: the argument's own type is not in Triton's key, but what the
+    compiled launcher accepts and how it converts is Triton's business, so only plain cases are taken here."""
+    cdef int64_t number
+    cdef int reason
+    if parameter.kind == KIND_FLOAT:
+        tag[0] = TAG_FLOAT
+        if kind == &PyFloat_Type:
+            payload[0] = float_bits(PyFloat_AS_DOUBLE(argument), parameter.bits)
+            return OK
+        if kind == &PyLong_Type and lowlat_compact_int(argument, &number):
+            payload[0] = float_bits(<double>number, parameter.bits)
+            return OK
+        return ANNOTATION
+    if parameter.kind == KIND_POINTER:
+        if kind == state.tensor_type or kind == state.parameter_type:
+            reason = specialize_tensor(parameter, argument, tag, payload)
+            tag[0] = TAG_TENSOR | (tag[0] & 1)  # the dtype is the annotation's
+            return reason
+        if argument == Py_None:
+            tag[0] = TAG_NONE
+            payload[0] = 0
+            return OK
+    elif parameter.kind == KIND_INT and kind == &PyBool_Type:
+        tag[0] = TAG_BOOL
+        payload[0] = argument == Py_True
+        return OK
+    if kind != &PyLong_Type or parameter.kind == KIND_OTHER:
+        return ANNOTATION
+    if specialize_int(parameter, argument, tag, payload) != OK:
+        return ANNOTATION
+    # Triton 3.6 refuses what does not fit the annotated type and later versions truncate it: theirs to do.
+    number = <int64_t>payload[0]
+    if (tag[0] & ~1) == TAG_U64:
+        if parameter.signed or parameter.bits < 64:
+            return ANNOTATION
+    elif parameter.signed:
+        if parameter.bits < 64 and not (-(<int64_t>1 << (parameter.bits - 1)) <= number < <int64_t>1 << (parameter.bits - 1)):
+            return ANNOTATION
+        # The i8 of Triton 3.6 takes 0 to 255 and no negative number, and 3.7's takes any.
+        if parameter.bits == 8 and number < 0:
+            return ANNOTATION
+    elif number < 0 or (parameter.bits < 64 and number >= <int64_t>1 << parameter.bits):
+        return ANNOTATION
+    if number == 1 and parameter.specialize:
+        tag[0] = TAG_ONE
+    return OK
+
+
+cdef inline bint specialize_value(Kernel kernel, PyObject* argument, PyTypeObject* kind, uint8_t* tag,
+                                  uint64_t* value) except -1:
+    """A constexpr or launch option: type and value, both exact.  False when lowlat has no key for it."""
+    cdef int64_t number
+    cdef PyObject* canonical
+    if kind == &PyLong_Type:
+        if lowlat_compact_int(argument, &number):
+            tag[0] = TAG_VALUE_INT
+            value[0] = <uint64_t>number
+            return True
+        return specialize_long_value(argument, tag, value)
+    if kind == &PyBool_Type:
+        tag[0] = TAG_VALUE_TRUE if argument == Py_True else TAG_VALUE_FALSE
+        value[0] = 0
+    elif argument == Py_None:
+        tag[0] = TAG_VALUE_NONE
+        value[0] = 0
+    elif kind == &PyUnicode_Type:
+        # Equal strings are mapped to one object that the kernel holds, whose address then is the key.
+        canonical = PyDict_GetItemWithError(kernel.strings, <object>argument)
+        if canonical == NULL:
+            kernel.strings[<object>argument] = <object>argument
+            canonical = argument
+        tag[0] = TAG_VALUE_STRING
+        value[0] = <uint64_t>canonical
+    elif kind == &PyFloat_Type:
+        # By bits: 0.0 and -0.0 differ, a NaN equals itself; Triton's text key agrees or is coarser.
+        tag[0] = TAG_VALUE_FLOAT
+        value[0] = float_bits(PyFloat_AS_DOUBLE(argument), 64)
+    elif kind == state.triton_dtype_type or kind == state.torch_dtype_type:
+        # By identity: immutable, and held by the plan whose fingerprint has the address.
+        tag[0] = TAG_VALUE_OBJECT
+        value[0] = <uint64_t>argument
+    else:
+        return False
+    return True
+
+
+cdef bint specialize_long_value(PyObject* argument, uint8_t* tag, uint64_t* value) except -1:
+    cdef int overflow = 0
+    cdef int64_t number = PyLong_AsLongLongAndOverflow(<object>argument, &overflow)
+    if overflow == 0:
+        tag[0] = TAG_VALUE_INT
+        value[0] = <uint64_t>number
+        return True
+    if overflow > 0 and <object>argument < TWO_TO_64:
+        tag[0] = TAG_VALUE_UINT
+        value[0] = PyLong_AsUnsignedLongLong(<object>argument)
+        return True
+    return False
+
+
+cdef inline uint64_t float_bits(double number, int bits):
+    """The parameter bytes of a float, as Triton's launcher converts: a C cast to fp32 (which overflows to inf),
+    bf16 by truncation of that."""
+    cdef float single
+    cdef uint32_t half
+    cdef uint64_t word
+    if bits == 64:
+        memcpy(&word, &number, 8)
+        return word
+    single = <float>number
+    memcpy(&half, &single, 4)
+    return half >> 16 if bits == 16 else half
+
+
+cdef object TWO_TO_64 = 1 << 64
+
+
+# ---- tensors on the lower rungs -----------------------------------------------------------------------------------
+
+cdef inline bint function_mode_enabled() except -1:
+    if lowlat_torch.function_mode_enabled != NULL:
+        return lowlat_function_mode_enabled()
+    return state.function_mode_depth() > 0
+
+
+cdef bint read_tensor(PyObject* argument, lowlat_tensor* tensor) except -1:
+    """By DLPack or by Python.  False: torch refuses, and Triton must say so in its own words."""
+    if lowlat_torch.rung == LOWLAT_RUNG_DLPACK:
+        try:
+            lowlat_dlpack_read(argument, tensor)
+        except (BufferError, RuntimeError, ValueError, TypeError):
+            return False
+        return True
+    if lowlat_torch.rung == LOWLAT_RUNG_PYTHON:
+        return read_tensor_with_python(<object>argument, tensor)
+    return False
+
+
+cdef bint read_tensor_with_python(object argument, lowlat_tensor* tensor) except -1:
+    cdef object code = state.torch_dtypes.get(argument.dtype)
+    if code is None:
+        return False
+    tensor.dtype = code
+    tensor.device = state.torch_devices.get(argument.device.type, -1)
+    if not lowlat_on_device(tensor.device):
+        return True
+    try:
+        tensor.pointer = argument.data_ptr()
+    except RuntimeError:
+        return False
+    return True
+
+
+# ---- binding ------------------------------------------------------------------------------------------------------
+
+cdef Binding find_binding(Kernel kernel, Py_ssize_t positional, PyObject* const* names, Py_ssize_t keywords,
+                          int through):
+    """The binding of this shape of call, resolved once; None where Triton's binder would raise."""
+    cdef tuple name_tuple = PyTuple_New(keywords)
+    cdef Py_ssize_t i
+    for i in range(keywords):
+        Py_INCREF(<object>names[i])
+        PyTuple_SET_ITEM(name_tuple, i, <object>names[i])
+    cdef object shape = (through, positional, name_tuple)
+    cdef Binding binding = kernel.bindings.get(shape)
+    if binding is None:
+        binding = resolve_binding(kernel, positional, name_tuple, through)
+        if binding is None:
+            return None
+        if len(kernel.bindings) >= MAX_BINDINGS:
+            kernel.bindings.clear()
+        kernel.bindings[shape] = binding
+    if through == THROUGH_RUN:
+        kernel.run_binding = binding
+    else:
+        kernel.binding = binding
+    return binding
+
+
+cdef Binding resolve_binding(Kernel kernel, Py_ssize_t positional, tuple names, int through):
+    cdef Py_ssize_t count = kernel.parameter_count
+    cdef Py_ssize_t i
+    cdef Binding binding = Binding.__new__(Binding)
+    if positional > count or positional + len(names) > 32000:
+        return None
+    binding.positional = positional
+    binding.keywords = len(names)
+    binding.names = names
+    binding.name_items = <PyObject**>tuple_items(<PyObject*>names)
+    binding.grid_source = -1
+    binding.warmup_source = -1
+    binding.sources = <int16_t*>malloc((count + 1) * sizeof(int16_t))
+    binding.option_sources = <int16_t*>malloc((len(names) + 1) * sizeof(int16_t))
+    if binding.sources == NULL or binding.option_sources == NULL:
+        raise MemoryError()
+    for i in range(count):
+        binding.sources[i] = <int16_t>i if i < positional else -1
+    options = []
+    for i, name in enumerate(names):
+        if name == "self" or (through == THROUGH_GETITEM and name in ("grid", "warmup")):
+            return None  # taken by Triton's own run()
+        elif through == THROUGH_RUN and name == "grid":
+            binding.grid_source = <int>(positional + i)
+        elif through == THROUGH_RUN and name == "warmup":
+            binding.warmup_source = <int>(positional + i)
+        elif name in kernel.positions:
+            if binding.sources[<Py_ssize_t>kernel.positions[name]] >= 0:
+                return None  # given twice
+            binding.sources[<Py_ssize_t>kernel.positions[name]] = <int16_t>(positional + i)
+        else:
+            binding.option_sources[len(options)] = <int16_t>(positional + i)
+            options.append(name)
+    if through == THROUGH_RUN and (binding.grid_source < 0 or binding.warmup_source < 0):
+        return None
+    for i in range(count):
+        if binding.sources[i] < 0 and kernel.parameters[i].default == NULL:
+            return None  # missing
+    binding.straight = positional == count
+    binding.options = len(options)
+    binding.option_names = kernel.option_names.setdefault(tuple(options), len(kernel.option_names))
+    # header | tags, padded | constexpr values | option values
+    binding.words = 2 + (count + binding.options + 8) // 8 + kernel.constexpr_count + binding.options
+    return binding
+
+
+cdef dict bind_arguments(Kernel kernel, PyObject* const* arguments):
+    """Triton's `bound_args`: every parameter's name and value, in order."""
+    cdef dict bound = PyDict_New()
+    cdef Py_ssize_t i
+    for i in range(kernel.parameter_count):
+        PyDict_SetItem(bound, <object>PyTuple_GET_ITEM(kernel.names, i), <object>arguments[i])
+    return bound
+
+
+cdef bint still_bound(Kernel kernel, dict bound, PyObject* const* arguments) except -1:
+    """Whether the grid callable left its dict as it was."""
+    cdef Py_ssize_t position = 0, i = 0
+    cdef PyObject* name
+    cdef PyObject* value
+    if len(bound) != kernel.parameter_count:
+        return False
+    while PyDict_Next(bound, &position, &name, &value):
+        if value != arguments[i] or name != <PyObject*>PyTuple_GET_ITEM(kernel.names, i):
+            return False
+        i += 1
+    return True
+
+
+# ---- plans --------------------------------------------------------------------------------------------------------
+
+cdef Plan find_plan(Kernel kernel, const uint64_t* fingerprint, Py_ssize_t size):
+    """The plan of a fingerprint that is not the last one's, or None."""
+    cdef Plan plan = kernel.second
+    if plan is None or not matches(plan, fingerprint, size):
+        found = PyDict_GetItemWithError(kernel.plans_, PyBytes_FromStringAndSize(<const char*>fingerprint, size))
+        if found == NULL:
+            return None
+        plan = <Plan>found
+    kernel.second = kernel.last
+    kernel.last = plan
+    return plan
+
+
+cdef PyObject* cached_kernel(Kernel kernel, Plan plan) except? NULL:
+    """The plan's CompiledKernel if Triton's cache still holds just that object under its key; borrowed."""
+    cdef PyObject* entry
+    cdef PyObject* found
+    if not isinstance(kernel.device_caches, dict):
+        return NULL
+    entry = PyDict_GetItemWithError(kernel.device_caches, plan.device)
+    if entry == NULL or not PyTuple_CheckExact(<object>entry) or PyTuple_GET_SIZE(<object>entry) == 0:
+        return NULL
+    cache = <object>PyTuple_GET_ITEM(<object>entry, 0)
+    if type(cache) is not dict:
+        return NULL
+    found = PyDict_GetItemWithError(cache, plan.key)
+    # A weak reference, so that a kernel Triton has dropped and another at the same address are told apart.
+    return found if found != NULL and found == PyWeakref_GET_OBJECT(plan.reference) else NULL
+
+
+cdef PyObject* learn(Kernel kernel, int reason, Binding binding, PyObject* grid, PyObject* const* args,
+                     PyObject* const* arguments, Py_ssize_t positional, PyObject* const* names, Py_ssize_t keywords,
+                     int through, uint64_t* fingerprint, uint64_t* payload) except NULL:
+    """Let Triton launch this call and keep a plan of what it launched."""
+    cdef Py_ssize_t size = binding.words * sizeof(uint64_t)
+    cdef Py_ssize_t i, count = kernel.parameter_count
+    if len(kernel.plans_) >= MAX_PLANS or len(kernel.strings) >= MAX_PLANS:
+        forget(kernel)
+        if specialize(kernel, binding, args, arguments, fingerprint, payload) != OK:
+            return leave(kernel, reason, grid, args, positional, names, keywords, through)
+    cdef bytes before = PyBytes_FromStringAndSize(<const char*>fingerprint, size)
+    cdef uint32_t device = <uint32_t>fingerprint[0]
+    cdef uint64_t generation = state.generation
+    # Hold what the fingerprint names by address before other code runs.
+    keepalive = []
+    for i in range(count):
+        if type_of(arguments[i]) in (state.triton_dtype_type, state.torch_dtype_type):
+            keepalive.append(<object>arguments[i])
+    for i in range(binding.options):
+        keepalive.append(<object>args[binding.option_sources[i]])
+
+    cdef object result = <object>leave(kernel, reason, grid, args, positional, names, keywords, through)
+    Py_DECREF(result)  # leave's own reference; `result` holds one
+
+    # Triton may have run hooks and user code: learn only if the call still is the one it was, in the same state.
+    if (live_reason(kernel) != OK or state.generation != generation
+            or specialize(kernel, binding, args, arguments, fingerprint, payload) != OK
+            or memcmp(fingerprint, PyBytes_AS_STRING(before), size) != 0):
+        Py_INCREF(result)
+        return <PyObject*>result
+    cdef Plan plan = state.describe(kernel, result, device)
+    if plan is not None:
+        plan.fingerprint = before
+        plan.keepalive = tuple(keepalive)
+        kernel.plans_[before] = plan
+        kernel.second = kernel.last
+        kernel.last = plan
+    Py_INCREF(result)
+    return <PyObject*>result
+
+
+cdef int forget(Kernel kernel) except -1:
+    """Drop every plan of this kernel and what their fingerprints refer to."""
+    kernel.last = None
+    kernel.second = None
+    kernel.plans_.clear()
+    kernel.strings.clear()
+    return 0
+
+
+# ---- globals ------------------------------------------------------------------------------------------------------
+
+cdef bint globals_unchanged(Kernel kernel) except -1:
+    """Triton compares every global a kernel was compiled with, by value, on every call.  Identity proves equality
+    where the value cannot change in place; for a constexpr, identity of the constexpr and of its value."""
+    cdef Global item
+    cdef PyObject* current
+    if kernel.globals is None:
+        kernel.globals = tuple([
+            new_global(namespace, name, recorded)
+            for (name, _), (recorded, namespace) in kernel.used_global_vals_.items()
+        ])
+    for entry in kernel.globals:
+        item = <Global>entry
+        current = PyDict_GetItemWithError(item.namespace, item.name)
+        if current == NULL or current != item.seen or not item.immutable:
+            if not compare_global(item, current):
+                return False
+        elif item.attributes is not None:
+            if PyDict_GetItemWithError(item.attributes, "value") != item.value:
+                if not compare_global(item, current):
+                    return False
+    return True
+
+
+cdef Global new_global(dict namespace, object name, object recorded):
+    cdef Global item = Global.__new__(Global)
+    item.namespace = namespace
+    item.name = name
+    item.recorded = recorded
+    return item
+
+
+cdef bint compare_global(Global item, PyObject* current) except -1:
+    cdef object value
+    item.seen = NULL
+    if current == NULL:
+        return False
+    value = <object>current
+    if value != item.recorded:  # Triton's own comparison, without the identity short cut: a NaN differs
+        return False
+    item.attributes = None
+    item.immutable = type(value) in state.immutable_types
+    if type(value) is state.constexpr_type:
+        item.attributes = value.__dict__
+        item.value = PyDict_GetItemWithError(item.attributes, "value")
+        item.immutable = item.value != NULL and type(<object>item.value) in state.immutable_types
+    item.seen = current
+    return True
+
+
+# ---- grid ---------------------------------------------------------------------------------------------------------
+
+cdef inline bint parse_grid(PyObject* grid, int32_t* blocks) except -1:
+    """One to three ints (more are ignored, as Triton does); False for everything else, which is Triton's."""
+    cdef Py_ssize_t size, i
+    cdef PyObject** items
+    if PyTuple_CheckExact(<object>grid):
+        size = PyTuple_GET_SIZE(<object>grid)
+        items = <PyObject**>tuple_items(grid)
+    else:
+        size = PyList_GET_SIZE(<object>grid)
+        items = (<PyListObject*>grid).ob_item
+    if size < 1:
+        return False
+    blocks[1] = 1
+    blocks[2] = 1
+    cdef int64_t number
+    for i in range(size if size < 3 else 3):
+        if type_of(items[i]) != &PyLong_Type:
+            return False
+        if not lowlat_compact_int(items[i], &number):
+            if not long_block(items[i], &number):
+                return False
+        blocks[i] = <int32_t>number
+    return True
+
+
+cdef bint long_block(PyObject* item, int64_t* number) except -1:
+    cdef int overflow = 0
+    number[0] = PyLong_AsLongLongAndOverflow(<object>item, &overflow)
+    return overflow == 0 and INT32_MIN <= number[0] <= INT32_MAX
+
+
+# ---- routes -------------------------------------------------------------------------------------------------------
+
+cdef CUresult launch_with_driver(Plan plan, const int32_t* blocks, void* stream, uint64_t* payload) except? -1:
+    """The driver route: Triton's own launch configuration, the parameters where `payload` has them.
+
+    Everything the driver reads while the GIL is released is on this thread's stack or in the plan, which the caller
+    holds.  The two scratch pointers are part of every kernel's signature; this route is for kernels that use none.
+    """
+    cdef CUlaunchConfig config
+    cdef uint64_t scratch = 0
+    cdef Py_ssize_t i, count = plan.slot_count
+    cdef void** parameters = <void**>alloca((count + 2) * sizeof(void*))
+    cdef CUfunction function = plan.function
+    cdef CUresult result
+    for i in range(count):
+        parameters[i] = &payload[plan.slots[i]]
+    parameters[count] = &scratch
+    parameters[count + 1] = &scratch
+    config.grid[0] = <uint32_t>blocks[0] * plan.clusters
+    config.grid[1] = <uint32_t>blocks[1]
+    config.grid[2] = <uint32_t>blocks[2]
+    config.block[0] = plan.threads
+    config.block[1] = 1
+    config.block[2] = 1
+    config.shared = plan.shared
+    config.stream = stream
+    config.attributes = plan.attributes
+    config.attribute_count = plan.attribute_count
+    if plan.clusters == 16:
+        # Not portable, so to be allowed; Triton sets it at every launch.
+        result = driver.set_function_attribute(function, CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)
+        if result != 0:
+            return result
+    with nogil:
+        result = driver.launch(&config, function, parameters, NULL)
+    return result
+
+
+cdef int launch_with_wrapper(Plan plan, object compiled, const int32_t* blocks, void* stream,
+                             PyObject* const* arguments, Py_ssize_t count) except -1:
+    """The wrapper route: Triton's compiled launch function packs and launches; no hooks are set, so none is passed."""
+    cdef Py_ssize_t i
+    cdef tuple values = PyTuple_New(count)
+    for i in range(count):
+        Py_INCREF(<object>arguments[i])
+        PyTuple_SET_ITEM(values, i, <object>arguments[i])
+    cdef tuple leading
+    function = PyLong_FromVoidPtr(plan.function)
+    if plan.route == ROUTE_LAUNCHER:
+        leading = (blocks[0], blocks[1], blocks[2], <uint64_t>stream, function, plan.packed_metadata, None, None, None)
+        PyObject_Call(plan.launcher, leading + values, None)
+    elif plan.flat_arguments:
+        leading = (blocks[0], blocks[1], blocks[2], <uint64_t>stream, function, plan.cooperative, plan.pdl, None, None,
+                   plan.packed_metadata, None, None, None)
+        PyObject_Call(plan.launch, leading + values, None)
+    else:
+        PyObject_Call(plan.launch, (
+            blocks[0], blocks[1], blocks[2], <uint64_t>stream, function, plan.cooperative, plan.pdl,
+            plan.packed_metadata, None, None, None, None, None, plan.annotations, plan.signature, values), None)
+    return 0
+
+
+cdef int raise_driver_error(CUresult result) except -1:
+    """Triton's error, word for word (gpuAssert in its driver.c, 3.6 to 3.9)."""
+    cdef const char* text = NULL
+    driver.error_string(result, &text)
+    raise RuntimeError("Triton Error [CUDA]: " + ((<bytes>text).decode() if text != NULL else ""))
+
+
+# ---- the way out --------------------------------------------------------------------------------------------------
+
+cdef PyObject* leave(Kernel kernel, int reason, PyObject* grid, PyObject* const* args, Py_ssize_t positional,
+                     PyObject* const* names, Py_ssize_t keywords, int through) except NULL:
+    """Hand the unlaunched call to Triton, as it came, and count why.  Returns a new reference."""
+    cdef Py_ssize_t i
+    kernel.exits_[reason] += 1
+    if len(kernel.strings) > 2 * MAX_PLANS:
+        forget(kernel)
+    cdef tuple values = PyTuple_New(positional)
+    for i in range(positional):
+        Py_INCREF(<object>args[i])
+        PyTuple_SET_ITEM(values, i, <object>args[i])
+    cdef dict named = {}
+    for i in range(keywords):
+        named[<object>names[i]] = <object>args[positional + i]
+    cdef object result
+    if through == THROUGH_RUN:
+        result = state.run_with_triton(kernel, values, named)
+    else:
+        result = state.launch_with_triton(kernel, <object>grid, values, named)
+    if state.forked:
+        # Triton has launched in this process since the fork.
+        state.forked = False
+        state.stale = True
+    Py_INCREF(result)
+    return <PyObject*>result
+
+
+cdef PyObject* finish_with_triton(Kernel kernel, object compiled, object evaluated, void* stream,
+                                  dict bound) except NULL:
+    """The rest of Triton's run after its grid callable was called, which must not happen twice."""
+    kernel.exits_[GRID] += 1
+    state.finish_with_triton(kernel, compiled, evaluated, <uint64_t>stream, bound)
+    Py_INCREF(compiled)
+    return <PyObject*>compiled
+
+
+# ---- live state ---------------------------------------------------------------------------------------------------
+
+@cython.final
+cdef class State:
+    def __cinit__(self):
+        self.stale = True
+        self.environments = {}
+        self.classes = []
+
+
+cdef State state = State()
+cdef lowlat_driver_api driver
+
+
+cdef inline bint state_current() except -1:
+    """Whether anything of the live state may have changed: a few loads and compares, no dict is read."""
+    cdef int i
+    if state.stale or not lowlat_watched_current():
+        return False
+    for i in range(state.type_count):
+        if lowlat_type_version(state.types[i]) != state.versions[i]:
+            return False
+    for i in range(state.hook_list_count):
+        if PyList_GET_SIZE(<object>state.hook_lists[i]) != state.hook_counts[i]:
+            return False
+    if state.variable is not None:
+        return variable_current()
+    return True
+
+
+cdef bint variable_current() except -1:
+    cdef const char* value = getenv(state.variable)
+    if value == NULL:
+        return state.variable_value is None
+    return state.variable_value is not None and strcmp(value, state.variable_value) == 0
+
+
+cdef int refresh_state() except -1:
+    """Read the live state again.  Watch first, read after, store last and only if no other thread has begun to read
+    meanwhile: a change at any moment is then seen by every launch that follows it."""
+    cdef int i
+    cdef const char* value
+    cdef uint64_t ticket
+    while True:
+        state.stale = True
+        state.tickets += 1
+        ticket = state.tickets
+        watched, types, lists, variable = state.watch_state()
+        if len(types) > MAX_TYPES or len(lists) > MAX_HOOK_LISTS:
+            raise ValueError(f"{len(types)} types and {len(lists)} hook lists to watch")
+        lowlat_watch(watched)
+        versions = [type_version(kind) for kind in types]
+        counts = [len(hooks) for hooks in lists]
+        variable_value = None
+        if variable is not None:
+            value = getenv(variable)
+            if value != NULL:
+                variable_value = <bytes>value
+        reason, environment, get_device, get_stream, c_getters = state.read_state()
+        if ticket == state.tickets:
+            break
+    for i in range(<int>len(types)):
+        state.types[i] = <PyTypeObject*>types[i]
+        state.versions[i] = versions[i]
+    state.type_count = <int>len(types)
+    for i in range(<int>len(lists)):
+        state.hook_lists[i] = <PyObject*>lists[i]
+        state.hook_counts[i] = counts[i]
+    state.hook_list_count = <int>len(lists)
+    state.variable = variable
+    state.variable_value = variable_value
+    state.held = (types, lists)
+    state.get_device = get_device
+    state.get_stream = get_stream
+    state.c_getters = c_getters
+    state.reason = FORKED if state.forked and reason == "ok" else REASON_NAMES.index(reason)
+    state.environment = state.environments.setdefault(environment, len(state.environments))
+    state.generation += 1
+    state.stale = False
+    return 0
+
+
+cdef unsigned int type_version(object kind) except? 0:
+    """The type's version tag, given by a look-up if need be; a type that has none reads as changed each time."""
+    hasattr(kind, "run")
+    return lowlat_type_version(<PyTypeObject*>kind) or 1
+
+
+cdef int python_getters(int* device, void** stream) except -1:
+    """The driver's own getters, where they are not torch's or the null driver's."""
+    current = state.get_device()
+    device[0] = current
+    stream[0] = <void*><uint64_t>state.get_stream(current)
+    return 0
+
+
+# ---- the Python surface -------------------------------------------------------------------------------------------
+
+@cython.final
+cdef class Binding:
+    def __dealloc__(self):
+        free(self.sources)
+        free(self.option_sources)
+
+
+@cython.final
+cdef class Global:
+    """See _fast.pxd."""
+
+
+@cython.final
+cdef class Plan:
+    """How one CompiledKernel is launched.  Made by lowlat/_triton.py; `launch` reads it."""
+
+    def __init__(self, str route, *, str reason="ok", object compiled=None, object key=None, int device=0,
+                 uint64_t function=0, uint32_t threads=0, uint32_t clusters=1, uint32_t shared=0, tuple slots=(),
+                 bint pdl=False, bint cooperative=False, bint oversized_shared=False, object launcher=None,
+                 object launch=None, bint flat_arguments=False, object packed_metadata=None, object annotations=None,
+                 object signature=None):
+        import weakref
+
+        self.route = {name: number for number, name in ROUTE_NAMES.items()}[route]
+        self.reason = REASON_NAMES.index(reason)
+        self.reference = None if compiled is None else weakref.ref(compiled)
+        self.key = key
+        self.device = device
+        self.function = <CUfunction>function
+        self.threads = threads
+        self.clusters = clusters
+        self.shared = shared
+        self.launcher = launcher
+        self.launch = launch
+        self.flat_arguments = flat_arguments
+        self.packed_metadata = packed_metadata
+        self.annotations = annotations
+        self.signature = signature
+        self.pdl = pdl
+        self.cooperative = cooperative
+        self.slot_count = len(slots)
+        self.slots = <uint16_t*>malloc((len(slots) + 1) * sizeof(uint16_t))
+        if self.slots == NULL:
+            raise MemoryError()
+        for i, slot in enumerate(slots):
+            self.slots[i] = slot
+        # In Triton's order (launch in its driver.c): shared-memory mode (3.8+), PDL, cooperative, cluster.
+        if oversized_shared:
+            self.add_attribute(CU_LAUNCH_ATTRIBUTE_SHARED_MEMORY_MODE,
+                               CU_SHARED_MEMORY_MODE_ALLOW_OVERSIZED_SHARED_MEMORY)
+        if pdl:
+            self.add_attribute(CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, 1)
+        if cooperative:
+            self.add_attribute(CU_LAUNCH_ATTRIBUTE_COOPERATIVE, 1)
+        if clusters != 1:
+            self.add_attribute(CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, 0)
+            self.attributes[self.attribute_count - 1].value.cluster[0] = clusters
+            self.attributes[self.attribute_count - 1].value.cluster[1] = 1
+            self.attributes[self.attribute_count - 1].value.cluster[2] = 1
+            self.add_attribute(CU_LAUNCH_ATTRIBUTE_CLUSTER_SCHEDULING_POLICY_PREFERENCE,
+                               CU_CLUSTER_SCHEDULING_POLICY_SPREAD)
+
+    cdef int add_attribute(self, uint32_t number, int32_t value) except -1:
+        cdef CUlaunchAttribute* attribute = &self.attributes[self.attribute_count]
+        memset(attribute, 0, sizeof(CUlaunchAttribute))
+        attribute.id = number
+        attribute.value.integer = value
+        self.attribute_count += 1
+        return 0
+
+    def __dealloc__(self):
+        free(self.slots)
+
+    def __repr__(self):
+        return f"<lowlat plan: {ROUTE_NAMES[self.route]} route, device {self.device}, {self.slot_count} parameters>"
+
+
+cdef class Kernel:
+    """C-level base of lowlat.JITFunction: `kernel[grid]`, `kernel.run`, and the attributes every launch looks at.
+
+    `pre_run_hooks`, `device_caches`, `debug` and `used_global_vals` are Triton's own attributes, kept here so that a
+    launch reads them as fields; Triton assigns and reads them as before.
+    """
+
+    def __cinit__(self):
+        self.used_global_vals_ = {}
+        self.globals = ()
+        self.bindings = {}
+        self.option_names = {}
+        self.plans_ = {}
+        self.strings = {}
+        self.positions = {}
+        self.names = ()
+        self.forced_route = 0
+        self.refusal = PARAMETERS  # until describe_parameters
+
+    def __dealloc__(self):
+        free(self.parameters)
+
+    def __getitem__(self, grid):
+        """`kernel[grid]`: a Launcher.  `grid` is a tuple or list of 1 to 3 ints, or a callable that gets the bound
+        arguments as a dict and returns one."""
+        cdef Launcher launcher
+        if type_of(<PyObject*>self) == state.kernel_type and state.type_count > 0:
+            if lowlat_type_version(state.types[0]) != state.versions[0]:
+                refresh_state()
+            if state.reason == PATCHED:
+                return state.patched_getitem(self, grid)
+        launcher = Launcher.__new__(Launcher)
+        launcher.vectorcall = <vectorcallfunc>launcher_vectorcall
+        launcher.kernel = self
+        launcher.grid = grid
+        return launcher
+
+    def __setattr__(self, name, value):
+        if name == "run":
+            self.run_replaced = True
+        PyObject_GenericSetAttr(self, name, <PyObject*>value)
+
+    def __delattr__(self, name):
+        PyObject_GenericSetAttr(self, name, NULL)
+        if name == "run":
+            self.run_replaced = False
+
+    @property
+    def used_global_vals(self):
+        """Triton's record of the module globals the kernel was compiled with."""
+        return self.used_global_vals_
+
+    @used_global_vals.setter
+    def used_global_vals(self, value):
+        self.used_global_vals_ = value
+        self.globals = None
+
+    @property
+    def debug(self):
+        """Triton's `debug` option of the kernel; part of Triton's key, so a new value starts from nothing."""
+        return self.debug_
+
+    @debug.setter
+    def debug(self, value):
+        self.debug_ = value
+        forget(self)
+
+    @property
+    def route(self):
+        """How this kernel is launched: "auto" (the default), "driver" or "wrapper".
+
+        "driver" and "auto" take the driver route where lowlat can pack the parameters and the wrapper route
+        elsewhere; "wrapper" always takes Triton's compiled launcher.  Setting it forgets all plans.
+        """
+        return self.route_ or "auto"
+
+    @route.setter
+    def route(self, value):
+        if value not in ("auto", "driver", "wrapper"):
+            raise ValueError(f"route is {value!r}, must be 'auto', 'driver' or 'wrapper'")
+        self.route_ = value
+        forget(self)
+
+    @property
+    def exits(self):
+        """How often a call went to Triton, by reason (see lowlat.REASONS): {reason: count}."""
+        return {REASON_NAMES[i]: self.exits_[i] for i in range(REASONS) if self.exits_[i]}
+
+    @property
+    def plans(self):
+        """The plans learnt so far, as a list; for people and tests."""
+        return list(self.plans_.values())
+
+    def forget(self):
+        """Drop every plan; the next calls are learnt again."""
+        forget(self)
+
+    def _describe_parameters(self, list parameters, str refusal):
+        """Called once, by lowlat.JITFunction: (name, kind, specialize, align, bits, signed, has_default, default) per
+        parameter, and the reason why the kernel always goes to Triton, or "ok"."""
+        cdef Py_ssize_t i
+        cdef Parameter* parameter
+        kinds = {"plain": KIND_PLAIN, "constexpr": KIND_CONSTEXPR, "int": KIND_INT, "float": KIND_FLOAT,
+                 "pointer": KIND_POINTER, "other": KIND_OTHER}
+        free(self.parameters)
+        self.parameters = <Parameter*>calloc(len(parameters) + 1, sizeof(Parameter))
+        if self.parameters == NULL:
+            raise MemoryError()
+        self.parameter_count = len(parameters)
+        self.names = tuple([entry[0] for entry in parameters])
+        self.defaults = tuple([entry[7] for entry in parameters])
+        self.positions = {name: i for i, name in enumerate(self.names)}
+        self.constexpr_count = 0
+        for i, (_, kind, specialize_it, align, bits, signed, has_default, _) in enumerate(parameters):
+            parameter = &self.parameters[i]
+            parameter.kind = kinds[kind]
+            parameter.specialize = specialize_it
+            parameter.align = align
+            parameter.bits = bits
+            parameter.signed = signed
+            parameter.default = <PyObject*>PyTuple_GET_ITEM(self.defaults, i) if has_default else NULL
+            self.constexpr_count += parameter.kind == KIND_CONSTEXPR
+        self.refusal = REASON_NAMES.index(refusal)
+
+
+def configure(*, watch_state, read_state, patched_getitem, describe, run_with_triton, launch_with_triton, finish_with_triton, kernel_type,
+              constexpr_type, immutable_types, triton_dtype_type):
+    """Called once by lowlat.jit with everything of Triton's that the hot path needs."""
+    state.watch_state = watch_state
+    state.read_state = read_state
+    state.patched_getitem = patched_getitem
+    state.describe = describe
+    state.run_with_triton = run_with_triton
+    state.launch_with_triton = launch_with_triton
+    state.finish_with_triton = finish_with_triton
+    state.kernel_type = <PyTypeObject*>kernel_type
+    state.constexpr_type = constexpr_type
+    state.immutable_types = frozenset(immutable_types)
+    state.triton_dtype_type = <PyTypeObject*>triton_dtype_type
+    state.classes += [kernel_type, triton_dtype_type]
+    state.stale = True
+
+
+def find_driver():
+    """Look up the driver's entry points in the process's libcuda.so.1.  Raises OSError naming what is missing."""
+    cdef const char* missing = lowlat_driver_find(&driver)
+    if missing != NULL:
+        raise OSError(f"lowlat cannot launch: there is no {(<bytes>missing).decode()}")
+
+
+def state_changed():
+    """Make the next launch read the live state again."""
+    state.stale = True
+
+
+def after_fork():
+    """In a forked child: nothing may be launched natively before Triton has launched."""
+    state.forked = True
+    state.stale = True
+
+
+def current_reason():
+    """Why no kernel can be launched natively right now, or "ok"."""
+    if not state_current():
+        refresh_state()
+    return REASON_NAMES[state.reason]
+
+
+def current_device() -> int:
+    """The current device as the hot path reads it."""
+    return lowlat_current_device()
+
+
+def current_stream(int device) -> int:
+    """The current stream's handle on `device` as the hot path reads it."""
+    cdef void* stream = NULL
+    if lowlat_current_stream(device, &stream) != 0:
+        raise RuntimeError(f"no current stream on device {device}")
+    return <uint64_t>stream
+
+
+def set_current_readers(*, uint64_t torch_device=0, uint64_t torch_stream=0, uint64_t null_device=0,
+                        uint64_t null_stream=0):
+    """Addresses of the C functions that give the current device and stream: torch's or the null driver's."""
+    lowlat_current.torch_device = <void*>torch_device
+    lowlat_current.torch_stream = <void*>torch_stream
+    lowlat_current.null_device = <void*>null_device
+    lowlat_current.null_stream = <void*>null_stream
+    state.stale = True
+
+
+def configure_torch(*, tensor_type, parameter_type, dtype_type, function_mode_depth, dict dtypes, dict devices,
+                    uint64_t function_mode_enabled=0):
+    """The classes taken for tensors, and whether a TorchFunctionMode is active."""
+    state.classes += [tensor_type, parameter_type, dtype_type]
+    state.torch_dtype_type = <PyTypeObject*>dtype_type
+    state.function_mode_depth = function_mode_depth
+    state.torch_dtypes = dtypes
+    state.torch_devices = devices
+    lowlat_torch.function_mode_enabled = <void*>function_mode_enabled
+    state.tensor_type = <PyTypeObject*>tensor_type
+    state.parameter_type = <PyTypeObject*>parameter_type
+
+
+def set_rung(str name, *, Py_ssize_t offset=0, bint maybe_borrowed=False, uint64_t data_ptr=0, uint64_t dtype=0,
+             uint64_t device_type=0, object dlpack=None):
+    """How tensors are read: "shim", "dlpack", "python" or "none"."""
+    if name == "shim":
+        lowlat_torch.offset = offset
+        lowlat_torch.maybe_borrowed = maybe_borrowed
+        lowlat_torch.data_ptr = <void*>data_ptr
+        lowlat_torch.dtype = <void*>dtype
+        lowlat_torch.device_type = <void*>device_type
+        lowlat_torch.rung = LOWLAT_RUNG_SHIM
+    elif name == "dlpack":
+        lowlat_torch.dlpack = <const lowlat_dlpack_api*>PyCapsule_GetPointer(dlpack, "dlpack_exchange_api")
+        if lowlat_torch.dlpack.header.major != 1 or lowlat_torch.dlpack.dltensor_from_py_object == NULL:
+            lowlat_torch.rung = LOWLAT_RUNG_NONE
+            raise ValueError("this DLPack exchange API cannot describe a tensor without taking hold of it")
+        lowlat_torch.rung = LOWLAT_RUNG_DLPACK
+    elif name == "python":
+        lowlat_torch.rung = LOWLAT_RUNG_PYTHON
+    else:
+        lowlat_torch.rung = LOWLAT_RUNG_NONE
+
+
+def set_devices(uint32_t devices):
+    """The device types whose tensors are taken, as a mask of 1 << c10::DeviceType."""
+    lowlat_torch.devices = devices
+
+
+def get_devices():
+    return lowlat_torch.devices
+
+
+def word_at(object holder, Py_ssize_t offset):
+    """The pointer-sized word at `offset` in an object, for the self-check of the shim."""
+    return (<uint64_t*>(<char*><PyObject*>holder + offset))[0]
+
+
+def read(tensor):
+    """(pointer, dtype code, device type) of a tensor by the rung in use, or None where it cannot be read."""
+    cdef lowlat_tensor result
+    result.pointer = 0
+    if lowlat_torch.rung == LOWLAT_RUNG_SHIM:
+        if lowlat_shim_read(<PyObject*>tensor, &result):
+            return None
+    elif not read_tensor(<PyObject*>tensor, &result):
+        return None
+    return result.pointer, result.dtype, result.device
+
+
+def function_mode_active():
+    """Whether the hot path sees a TorchFunctionMode."""
+    return function_mode_enabled()
+
+
+def floor(uint64_t function, list sizes, int threads, int shared, uint64_t stream, int count):
+    """Nanoseconds per launch of a plain C loop of `count` calls of cuLaunchKernelEx with zeroed parameters of
+    `sizes` bytes: what no launcher can beat with that call."""
+    cdef CUlaunchConfig config
+    cdef timespec start, stop
+    cdef int i
+    cdef CUresult result = 0
+    cdef uint64_t* storage = <uint64_t*>calloc(len(sizes) * 16 + 1, 8)
+    cdef void** parameters = <void**>malloc((len(sizes) + 1) * sizeof(void*))
+    if storage == NULL or parameters == NULL:
+        free(storage)
+        free(parameters)
+        raise MemoryError()
+    for i in range(len(sizes)):
+        parameters[i] = &storage[16 * i]
+    memset(&config, 0, sizeof(config))
+    config.grid[0] = config.grid[1] = config.grid[2] = 1
+    config.block[0] = threads
+    config.block[1] = config.block[2] = 1
+    config.shared = shared
+    config.stream = <void*>stream
+    with nogil:
+        clock_gettime(CLOCK_MONOTONIC, &start)
+        for i in range(count):
+            result = driver.launch(&config, <CUfunction>function, parameters, NULL)
+            if result != 0:
+                break
+        clock_gettime(CLOCK_MONOTONIC, &stop)
+    free(storage)
+    free(parameters)
+    if result != 0:
+        raise_driver_error(result)
+    return ((stop.tv_sec - start.tv_sec) * 1e9 + (stop.tv_nsec - start.tv_nsec)) / count
+
+
+# ---- C slots ------------------------------------------------------------------------------------------------------
+
+cdef extern from *:
+    """
+    #define LOWLAT_VECTORCALL_OFFSET offsetof(struct __pyx_obj_6lowlat_5_fast_Launcher, vectorcall)
+    """
+    Py_ssize_t LOWLAT_VECTORCALL_OFFSET
+
+cdef PyMethodDef run_method
+run_method.ml_doc = (b"run(*args, grid, warmup, **kwargs)\n--\n\n"
+                     b"Launch, as kernel[grid](*args, **kwargs) does; with warmup=True only compile.")
+
+lowlat_give_vectorcall(<PyTypeObject*>Launcher, LOWLAT_VECTORCALL_OFFSET, <void*>launcher_call)
+lowlat_add_method(<PyTypeObject*>Kernel, &run_method, "run", PyCapsule_New(<void*>kernel_run, NULL, NULL))

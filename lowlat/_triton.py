@@ -1,0 +1,315 @@
+"""The only file that knows Triton's private names.
+
+It says whether this Triton is one lowlat knows, reads the live state a launch depends on, classifies a kernel's
+parameters as Triton's binder does, and reads a `CompiledKernel` into a `Plan`.  A changed Triton fails here first, by
+name, and then everything is handed to Triton (see `unknown`).
+
+"The semantics page" below means Triton 3.6.0, 3.7.1, 3.8.0 and 3.9.0 as released.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from typing import Any
+
+import triton
+from triton import knobs
+from triton.compiler.compiler import CompiledKernel
+from triton.knobs import HookChain
+from triton.language.core import constexpr, dtype
+from triton.runtime import jit as triton_jit
+
+from . import _fast
+
+# Captured at import: a launch function replaced later is called instead of bypassed.
+TritonJITFunction = triton_jit.JITFunction
+KernelInterface = triton_jit.KernelInterface
+_ORIGINALS: list[tuple[type, str, Any]] = [
+    (TritonJITFunction, "run", inspect.getattr_static(TritonJITFunction, "run")),
+    (KernelInterface, "__getitem__", inspect.getattr_static(KernelInterface, "__getitem__")),
+    (CompiledKernel, "run", inspect.getattr_static(CompiledKernel, "run", None)),
+    (CompiledKernel, "launch_metadata", inspect.getattr_static(CompiledKernel, "launch_metadata", None)),
+]
+_driver_config = triton_jit.driver
+
+VERSION = tuple(int(part) for part in triton.__version__.split("+")[0].split(".")[:2] if part.isdigit())
+KNOWN_VERSIONS = ((3, 6), (3, 9))
+
+# Read at every launch by Triton 3.9, straight from the environment.
+_FPSAN_VARIABLE = "TRITON_FPSAN_HOMOMORPHIC_CASTS"
+
+# Parameters of these names change what Triton's generated binder does (it has globals and arguments of its own).
+_RESERVED_NAMES = {
+    "backend", "specialize_impl", "JITCallable", "options", "debug", "instrumentation_mode", "fpsan_homomorphic_casts"
+}
+
+_IMMUTABLE = (int, float, bool, str, bytes, complex, type(None), type, dtype)
+
+
+def unknown() -> str | None:
+    """What about this Triton lowlat does not know, or None."""
+    if not KNOWN_VERSIONS[0] <= VERSION <= KNOWN_VERSIONS[1]:
+        first, last = (".".join(map(str, version)) for version in KNOWN_VERSIONS)
+        return f"Triton {triton.__version__} is not between {first} and {last}"
+    for owner, name, original in _ORIGINALS:
+        if original is None:
+            return f"Triton {triton.__version__} has no {owner.__name__}.{name}"
+    for holder, name in ((_driver_config, "_active"), (knobs.compilation, "instrumentation_mode"),
+                         (knobs.runtime, "debug"), (knobs.runtime, "launch_enter_hook"),
+                         (knobs.runtime, "launch_exit_hook")):
+        if not hasattr(holder, name):
+            return f"Triton {triton.__version__} has no {type(holder).__name__}.{name}"
+    return None
+
+
+UNKNOWN = unknown()
+
+
+# ---- live state ----------------------------------------------------------------------------------------------------
+
+
+def _launcher_class() -> Any:
+    """Triton's CUDA launcher class; its module exists once a CUDA driver was looked for."""
+    module = sys.modules.get("triton.backends.nvidia.driver")
+    return getattr(module, "CudaLauncher", None)
+
+
+def _cuda_driver_class() -> Any:
+    return getattr(sys.modules.get("triton.backends.nvidia.driver"), "CudaDriver", None)
+
+
+def watch_state(kernel_type: type) -> tuple[tuple[dict[str, Any], ...], list[type], list[list[Any]], bytes | None]:
+    """The dicts, types and hook lists whose change can change what `read_state` says, and an environment variable."""
+    runtime, compilation = knobs.runtime, knobs.compilation
+    active = _driver_config._active
+    dicts = [vars(knobs), vars(runtime), vars(compilation), vars(_driver_config)]
+    types: list[type] = [kernel_type, CompiledKernel, type(runtime), type(compilation), HookChain]
+    lists = []
+    for hook in (runtime.launch_enter_hook, runtime.launch_exit_hook):
+        if type(hook) is HookChain:
+            dicts.append(vars(hook))
+            if type(hook.calls) is list:
+                lists.append(hook.calls)
+    if active is not None:
+        dicts.append(vars(active))
+        types.append(type(active))
+    launcher = _launcher_class()
+    if launcher is not None:
+        types.append(launcher)
+    variable = _FPSAN_VARIABLE.encode() if _has_fpsan(compilation) else None
+    return tuple(dicts), types, lists, variable
+
+
+def read_state() -> tuple[str, tuple[Any, ...], Any, Any, bool]:
+    """(reason or "ok", the knobs in Triton's key, device getter, stream getter, whether C functions replace them)."""
+    reason, environment, active = "ok", _environment(), _driver_config._active
+    get_device = get_stream = None
+    c_getters = False
+    if UNKNOWN is not None:
+        reason = "unknown triton"
+    elif patched():
+        reason = "patched"
+    elif any(_has_hooks(hook) for hook in (knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook)):
+        reason = "launch hook"
+    elif getattr(knobs.runtime, "add_stages_inspection_hook", None) is not None:
+        # Part of the key from 3.7 on; 3.6 asks it while compiling only, and is treated alike.
+        reason = "stages hook"
+    elif not all(value is None or type(value) in (bool, int, str) for _, value in environment):
+        reason = "knob"
+    elif active is None:
+        reason = "no driver"
+    elif _cuda_driver_class() is None or not isinstance(active, _cuda_driver_class()):
+        reason = "backend"
+    else:
+        from . import _torch
+
+        get_device, get_stream = active.get_current_device, active.get_current_stream
+        c_getters = _torch.readers_of(get_device, get_stream)
+    return reason, environment, get_device, get_stream, c_getters
+
+
+def _environment() -> tuple[tuple[type, Any], ...]:
+    """The knobs that Triton puts into every launch's options, by type and value."""
+    values = [knobs.runtime.debug, knobs.compilation.instrumentation_mode]
+    if _has_fpsan(knobs.compilation):
+        values.append(knobs.compilation.fpsan_homomorphic_casts)
+    return tuple((type(value), value) for value in values)
+
+
+def _has_fpsan(compilation: Any) -> bool:
+    return VERSION >= (3, 9) and hasattr(type(compilation), "fpsan_homomorphic_casts")
+
+
+def _has_hooks(hook: Any) -> bool:
+    return hook is not None and not (type(hook) is HookChain and type(hook.calls) is list and not hook.calls)
+
+
+def patched() -> bool:
+    """Whether somebody replaced one of Triton's launch functions, or lowlat's door to them."""
+    from .jit import JITFunction
+
+    launcher = _launcher_class()
+    if launcher is not None and not any(owner is launcher for owner, _, _ in _ORIGINALS):
+        _ORIGINALS.append((launcher, "__call__", inspect.getattr_static(launcher, "__call__")))
+    return (any(inspect.getattr_static(owner, name, None) is not original for owner, name, original in _ORIGINALS)
+            or inspect.getattr_static(JITFunction, "run") is not inspect.getattr_static(_fast.Kernel, "run")
+            or inspect.getattr_static(JITFunction, "run") is not _NATIVE_RUN)
+
+
+_NATIVE_RUN = inspect.getattr_static(_fast.Kernel, "run")
+
+
+def patched_getitem(kernel: Any, grid: Any) -> Any:
+    """`kernel[grid]` by Triton's own, possibly replaced, __getitem__."""
+    return KernelInterface.__getitem__(kernel, grid)
+
+
+# ---- Triton's own way ----------------------------------------------------------------------------------------------
+
+
+def run_with_triton(kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`kernel.run(...)` by Triton; the attribute is looked up now, so that a replaced one is the one called."""
+    if kernel.__dict__.get("run") is not None:
+        return kernel.__dict__["run"](*args, **kwargs)
+    return TritonJITFunction.run.__get__(kernel)(*args, **kwargs)
+
+
+def launch_with_triton(kernel: Any, grid: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`kernel[grid](...)` by Triton, as its own closure calls run(): the same error for a doubled `grid=`."""
+    if type(kernel).run is not _NATIVE_RUN or "run" in kernel.__dict__:
+        run = kernel.run
+    else:
+        run = TritonJITFunction.run.__get__(kernel)
+    return run(grid=grid, warmup=False, *args, **kwargs)  # noqa: B026  (Triton's own form)
+
+
+def finish_with_triton(kernel: Any, compiled: Any, grid: Any, stream: int, bound: dict[str, Any]) -> None:
+    """The last steps of Triton's run(), for a grid callable that already ran and whose result or dict lowlat does
+    not take: canonicalise the grid, then metadata, hooks and launcher as Triton has them at this moment."""
+    grid_size = len(grid)
+    grid_0 = grid[0]
+    grid_1 = grid[1] if grid_size > 1 else 1
+    grid_2 = grid[2] if grid_size > 2 else 1
+    launch_metadata = compiled.launch_metadata(grid, stream, *bound.values())
+    compiled.run(grid_0, grid_1, grid_2, stream, compiled.function, compiled.packed_metadata, launch_metadata,
+                 knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook, *bound.values())
+
+
+# ---- a kernel's parameters -----------------------------------------------------------------------------------------
+
+
+def parameters_of(kernel: Any) -> tuple[list[tuple[Any, ...]], str]:
+    """What `Kernel._describe_parameters` takes: Triton's create_function_from_signature, decided once.
+
+    An annotation that Triton maps to a dtype forces the type; fp*, bf* and u1 are then not specialised at all, other
+    types by value and alignment (the semantics page, §2.4).
+    """
+    described = []
+    refusal = "ok"
+    for parameter, declared in zip(kernel.params, kernel.signature.parameters.values()):
+        if declared.kind not in (declared.POSITIONAL_OR_KEYWORD, declared.POSITIONAL_ONLY):
+            refusal = "parameters"  # bound in another way by each version of Triton
+        if parameter.name in _RESERVED_NAMES:
+            refusal = "parameters"
+        kind, bits, signed = _kind_of(parameter)
+        specialize = not parameter.do_not_specialize
+        described.append((
+            parameter.name,
+            kind,
+            specialize,
+            specialize and not parameter.do_not_specialize_on_alignment,
+            bits,
+            signed,
+            declared.default is not inspect.Parameter.empty,
+            None if declared.default is inspect.Parameter.empty else declared.default,
+        ))
+    if UNKNOWN is not None:
+        refusal = "unknown triton"
+    return described, refusal
+
+
+def _kind_of(parameter: Any) -> tuple[str, int, bool]:
+    """(handler, bits, signed)"""
+    if parameter.is_constexpr:
+        return "constexpr", 0, False
+    annotation = parameter.annotation_type
+    if not annotation:
+        return "plain", 0, False
+    if annotation.startswith("*"):
+        return "pointer", 64, False
+    if annotation in ("fp32", "fp64", "fp16", "bf16"):
+        # fp16 is packed by Triton's launcher (wrapper route): the payload is not used.
+        return "float", {"fp32": 32, "fp64": 64, "fp16": 32, "bf16": 16}[annotation], True
+    if annotation[0] in "iu" and annotation[1:] in ("8", "16", "32", "64"):
+        return "int", int(annotation[1:]), annotation[0] == "i"
+    return "other", 0, False
+
+
+# ---- a compiled kernel as a plan -----------------------------------------------------------------------------------
+
+# Types whose parameter bytes are the low bytes of lowlat's payload word.
+_PACKED_TYPES = {"i8", "i16", "i32", "i64", "u1", "u8", "u16", "u32", "u64", "fp32", "fp64", "bf16"}
+_OVERSIZED_SHARED = 228 * 1024
+
+
+def plan_of(kernel: Any, compiled: Any, device: int) -> Any:
+    """The plan of what Triton just launched; a plan that says "Triton" where it has no other, None to ask again."""
+    if type(compiled) is not CompiledKernel or compiled._run is None or compiled.module is None:
+        return None
+    key = _key_of(kernel, compiled, device)
+    launcher = compiled._run
+    if key is None:
+        return None
+    if type(launcher) is not _launcher_class():
+        return _fast.Plan("triton", reason="launcher")
+    signature = list(compiled.src.signature.values())
+    if list(compiled.src.signature) != [parameter.name for parameter in kernel.params]:
+        return _fast.Plan("triton", reason="launcher")
+    if not all(isinstance(type_, str) and not type_.startswith(("tensordesc", "nvTmaDesc")) for type_ in signature):
+        return _fast.Plan("triton", reason="launcher")  # tuples and descriptors
+    slots = tuple(i for i, type_ in enumerate(signature) if type_ != "constexpr")
+    scratch = launcher.global_scratch_size > 0 or launcher.profile_scratch_size > 0
+    sanitized = getattr(launcher, "gsan_enabled", False)
+    packed = all(signature[i].startswith("*") or signature[i] in _PACKED_TYPES for i in slots)
+    if scratch or sanitized:
+        route = "launcher"
+    elif packed and kernel.route != "wrapper":
+        route = "driver"
+    else:
+        route = "wrapper"
+    threads, clusters, shared = compiled.packed_metadata
+    return _fast.Plan(
+        route,
+        compiled=compiled,
+        key=key,
+        device=device,
+        function=compiled.function,
+        threads=32 * threads,
+        clusters=clusters,
+        shared=shared,
+        slots=slots,
+        pdl=bool(launcher.launch_pdl),
+        cooperative=bool(launcher.launch_cooperative_grid),
+        oversized_shared=VERSION >= (3, 8) and shared > _OVERSIZED_SHARED,
+        launcher=launcher,
+        launch=launcher.launch,
+        flat_arguments=VERSION < (3, 7),
+        packed_metadata=compiled.packed_metadata,
+        annotations=getattr(launcher, "arg_annotations", None),
+        signature=getattr(launcher, "kernel_signature", None),
+    )
+
+
+def _key_of(kernel: Any, compiled: Any, device: int) -> str | None:
+    """The key under which Triton's cache holds this very object, newest entries first."""
+    entry = kernel.device_caches.get(device)
+    if entry is None:
+        return None
+    for key, value in reversed(entry[0].items()):
+        if value is compiled:
+            return key
+    return None
+
+
+constexpr_type, dtype_type, immutable_types = constexpr, dtype, _IMMUTABLE

@@ -1,0 +1,152 @@
+"""The decorator and the `JITFunction` subclass."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from functools import partial
+from typing import Any, Callable, Iterable, Optional, TypeVar, overload
+
+from triton import knobs
+from triton.runtime.jit import JITFunction as TritonJITFunction
+from triton.runtime.jit import jit as triton_jit
+
+from . import _fast, _torch, _triton
+
+T = TypeVar("T")
+
+DISABLED = os.environ.get("LOWLAT", "1") == "0"
+"""LOWLAT=0 in the environment at import: `lowlat.jit` is `triton.jit`."""
+
+
+class JITFunction(_fast.Kernel, TritonJITFunction):
+    """A Triton kernel whose launches take lowlat's native path where they can, and Triton's everywhere else.
+
+    Everything `triton.runtime.jit.JITFunction` has is here unchanged.  In addition: `route`, `exits`, `plans` and
+    `forget()` (see `lowlat._fast.Kernel`).  The class has Triton's class name because Triton 3.7 and later serialise
+    a kernel passed as a constexpr by that name.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        version: Any = None,
+        do_not_specialize: Optional[Iterable[int | str]] = None,
+        do_not_specialize_on_alignment: Optional[Iterable[int | str]] = None,
+        debug: Optional[bool] = None,
+        noinline: Optional[bool] = None,
+        repr: Optional[Callable[..., Any]] = None,
+        launch_metadata: Optional[Callable[..., Any]] = None,
+    ) -> None:
+        TritonJITFunction.__init__(self, fn, version=version, do_not_specialize=do_not_specialize,
+                                   do_not_specialize_on_alignment=do_not_specialize_on_alignment, debug=debug,
+                                   noinline=noinline, repr=repr, launch_metadata=launch_metadata)
+        self._describe_parameters(*_triton.parameters_of(self))
+
+
+def _run_with_triton(kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    _prepare()
+    return _triton.run_with_triton(kernel, args, kwargs)
+
+
+def _launch_with_triton(kernel: Any, grid: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    _prepare()
+    return _triton.launch_with_triton(kernel, grid, args, kwargs)
+
+
+def _prepare() -> None:
+    """On the way to Triton: torch may have been imported since the last time."""
+    if not _torch.attached:
+        _torch.attach()
+
+
+def _plan_of(kernel: Any, compiled: Any, device: int) -> Any:
+    """A plan of what Triton launched, once the driver's entry points are known."""
+    global _driver_found
+    if not _driver_found:
+        _fast.find_driver()
+        _driver_found = True
+    return _triton.plan_of(kernel, compiled, device)
+
+
+def forget_driver() -> None:
+    """Look the driver up again: the null driver was activated."""
+    global _driver_found
+    _driver_found = False
+
+
+_driver_found = False
+
+_fast.configure(
+    watch_state=partial(_triton.watch_state, JITFunction),
+    read_state=_triton.read_state,
+    patched_getitem=_triton.patched_getitem,
+    describe=_plan_of,
+    run_with_triton=_run_with_triton,
+    launch_with_triton=_launch_with_triton,
+    finish_with_triton=_triton.finish_with_triton,
+    kernel_type=JITFunction,
+    constexpr_type=_triton.constexpr_type,
+    immutable_types=_triton.immutable_types,
+    triton_dtype_type=_triton.dtype_type,
+)
+_torch.attach()
+os.register_at_fork(after_in_child=_fast.after_fork)
+
+if _triton.UNKNOWN is not None:
+    warnings.warn(
+        f"lowlat hands every launch to Triton: {_triton.UNKNOWN}. `python -m lowlat doctor` says more.",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
+@overload
+def jit(fn: T) -> JITFunction: ...
+
+
+@overload
+def jit(
+    *,
+    version: Any = None,
+    repr: Optional[Callable[..., Any]] = None,
+    launch_metadata: Optional[Callable[..., Any]] = None,
+    do_not_specialize: Optional[Iterable[int | str]] = None,
+    do_not_specialize_on_alignment: Optional[Iterable[int | str]] = None,
+    debug: Optional[bool] = None,
+    noinline: Optional[bool] = None,
+) -> Callable[[T], JITFunction]: ...
+
+
+def jit(fn: Any = None, **options: Any) -> Any:
+    """`triton.jit`, with launches that cost little more than the driver's own.
+
+    Takes what `triton.jit` takes, bare or with options, and means the same by it.  Returns a `lowlat.JITFunction`;
+    with TRITON_INTERPRET=1 Triton's `InterpretedFunction`, and with LOWLAT=0 in the environment at import whatever
+    `triton.jit` returns.  Raises TypeError for an option `triton.jit` does not have.
+    """
+    if DISABLED or knobs.runtime.interpret:
+        return triton_jit(fn, **options)
+    if fn is None:
+        _check_options(options)
+        return partial(jit, **options)
+    if not callable(fn):
+        return triton_jit(fn, **options)  # Triton's own complaint
+    _check_options(options)
+    return JITFunction(fn, **options)
+
+
+_OPTIONS = ("version", "repr", "launch_metadata", "do_not_specialize", "do_not_specialize_on_alignment", "debug",
+            "noinline")
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    for name in options:
+        if name not in _OPTIONS:
+            triton_jit(**{name: options[name]})  # raises TypeError, in Triton's words
+            raise TypeError(f"jit() got an unexpected keyword argument {name!r}")
+
+
+def torch_is_loaded() -> bool:
+    return "torch" in sys.modules
