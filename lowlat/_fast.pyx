@@ -470,7 +470,7 @@ cdef int specialize(Kernel kernel, Binding binding, PyObject* const* args, PyObj
                     if number == 1 and parameter.specialize:
                         tags[i] = TAG_ONE
                     else:
-                        tags[i] = TAG_I32 | (parameter.align and (number & 15) == 0)
+                        tags[i] = TAG_I32 + divisible(parameter, <uint64_t>number)
                 else:
                     reason = specialize_int(parameter, argument, &tags[i], &payload[i])
                     if reason != OK:
@@ -508,6 +508,11 @@ cdef int specialize(Kernel kernel, Binding binding, PyObject* const* args, PyObj
     return OK
 
 
+cdef inline uint8_t divisible(const Parameter* parameter, uint64_t word):
+    """1 where Triton specialises on a multiple of 16 and this is one; two's complement, so also for negatives."""
+    return <uint8_t>((word & 15) == 0) & parameter.align
+
+
 cdef inline int specialize_tensor(const Parameter* parameter, PyObject* argument, uint8_t* tag,
                                   uint64_t* payload) except -1:
     cdef lowlat_tensor tensor
@@ -521,7 +526,7 @@ cdef inline int specialize_tensor(const Parameter* parameter, PyObject* argument
     if <uint32_t>tensor.dtype >= 64:
         return UNREADABLE
     payload[0] = tensor.pointer
-    tag[0] = TAG_TENSOR | <uint8_t>(tensor.dtype << 1) | (parameter.align and (tensor.pointer & 15) == 0)
+    tag[0] = <uint8_t>(TAG_TENSOR + (tensor.dtype << 1)) + divisible(parameter, tensor.pointer)
     return OK
 
 
@@ -537,7 +542,7 @@ cdef int specialize_int(const Parameter* parameter, PyObject* argument, uint8_t*
         tag[0] = TAG_U64
     else:
         return ARGUMENT
-    tag[0] |= parameter.align and (payload[0] & 15) == 0
+    tag[0] += divisible(parameter, payload[0])
     return OK
 
 

@@ -132,10 +132,6 @@ static int lowlat_watch(PyObject *dicts)
  * method, say).  0 means that CPython has no tag for it. */
 static inline unsigned int lowlat_type_version(PyTypeObject *type)
 {
-#if PY_VERSION_HEX < 0x030C0000
-    if (!PyType_HasFeature(type, Py_TPFLAGS_VALID_VERSION_TAG))
-        return 0;
-#endif
     return type->tp_version_tag;
 }
 

@@ -75,7 +75,7 @@ def set_device(device: int) -> None:
 def set_stream(stream: int, device: int = 0) -> None:
     """Make `stream` (any number; 0 is the default stream) this thread's current stream on `device`."""
     if _library().lowlat_null_set_stream(device, stream) != 0:
-        raise ValueError("the null driver keeps at most eight streams per thread")
+        raise ValueError(f"device {device!r}: the null driver has devices 0 and 1")
 
 
 def drop_context() -> None:

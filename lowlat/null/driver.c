@@ -20,7 +20,6 @@
 
 #define EXPORT __attribute__((visibility("default")))
 #define DEVICES 2
-#define STREAMS_PER_THREAD 8
 
 typedef struct null_context *CUcontext;
 typedef int CUdevice;
@@ -60,10 +59,7 @@ typedef struct null_record {
 static struct null_context contexts[DEVICES] = {{0}, {1}};
 static __thread CUcontext current_context;
 static __thread int current_device;
-static __thread struct {
-    int device;
-    void *stream;
-} current_streams[STREAMS_PER_THREAD];
+static __thread void *current_streams[DEVICES];
 
 static _Atomic uint64_t launch_count;
 static atomic_int recording;
@@ -110,27 +106,14 @@ EXPORT int lowlat_null_set_device(int device)
 
 EXPORT void *lowlat_null_get_stream(int device)
 {
-    for (int i = 0; i < STREAMS_PER_THREAD; ++i)
-        if (current_streams[i].stream != NULL && current_streams[i].device == device)
-            return current_streams[i].stream;
-    return NULL;
+    return device >= 0 && device < DEVICES ? current_streams[device] : NULL;
 }
 
 EXPORT int lowlat_null_set_stream(int device, void *stream)
 {
-    int free_slot = -1;
-    for (int i = 0; i < STREAMS_PER_THREAD; ++i) {
-        if (current_streams[i].stream == NULL) {
-            free_slot = free_slot < 0 ? i : free_slot;
-        } else if (current_streams[i].device == device) {
-            current_streams[i].stream = stream;
-            return CUDA_SUCCESS;
-        }
-    }
-    if (free_slot < 0)
+    if (device < 0 || device >= DEVICES)
         return CUDA_ERROR_INVALID_VALUE;
-    current_streams[free_slot].device = device;
-    current_streams[free_slot].stream = stream;
+    current_streams[device] = stream;
     return CUDA_SUCCESS;
 }
 
