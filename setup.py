@@ -12,7 +12,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 DEBUG = os.environ.get("LOWLAT_DEBUG") == "1"
-FLAGS = ["-O0", "-g3"] if DEBUG else ["-O2", "-g0"]
+FLAGS = ["-O0", "-g3"] if DEBUG else ["-O3", "-g0"]
 
 NULL_DRIVER = "lowlat.null.libcuda"
 
@@ -39,7 +39,7 @@ null_driver = Extension(
     NULL_DRIVER,
     ["lowlat/null/driver.c"],
     depends=["lowlat/_driver.h"],
-    extra_compile_args=[*FLAGS, "-Wall", "-Wextra", "-fvisibility=hidden"],
+    extra_compile_args=[*FLAGS, "-Wall", "-Wextra", "-fvisibility=hidden", "-ftls-model=initial-exec"],
     extra_link_args=["-Wl,-soname,libcuda.so.1", "-pthread"],
 )
 

@@ -32,10 +32,13 @@ cdef extern from "_driver.h":
         CUresult (*set_function_attribute)(CUfunction, int, int) nogil
 
 
+cdef extern from "_python.h":
+    ctypedef struct lowlat_stamp:
+        pass
+
+
 cdef enum:
     MAX_REASONS = 40
-    MAX_TYPES = 10
-    MAX_HOOK_LISTS = 4
 
 
 cdef struct Parameter:
@@ -98,6 +101,8 @@ cdef class Plan:
     cdef int route
     cdef int reason           # of a plan that says "Triton": why
     cdef object reference     # weak, to the CompiledKernel: Triton decides how long it lives
+    cdef PyObject* compiled   # the CompiledKernel, borrowed from Triton's cache while `stamp` is current
+    cdef lowlat_stamp stamp
     cdef object key           # its key in Triton's kernel cache
     cdef object device
     cdef CUfunction function
@@ -156,15 +161,9 @@ cdef class State:
     cdef bint forked
     cdef bint c_getters          # device and stream are read by C functions, not by Python getters
     cdef object get_device, get_stream
-    cdef PyTypeObject* types[MAX_TYPES]
-    cdef unsigned int versions[MAX_TYPES]
-    cdef int type_count
-    cdef PyObject* hook_lists[MAX_HOOK_LISTS]
-    cdef Py_ssize_t hook_counts[MAX_HOOK_LISTS]
-    cdef int hook_list_count
+    cdef unsigned int kernel_type_version
     cdef bytes variable          # an environment variable that Triton 3.9 reads at every launch
     cdef bytes variable_value
-    cdef object held             # keeps types and hook lists alive
     cdef dict environments
     # Set once by configure().
     cdef object watch_state, read_state, patched_getitem

@@ -39,9 +39,15 @@ cdef extern from "_driver.h":
 cdef extern from "_python.h":
     void* alloca(size_t)
     bint lowlat_compact_int(PyObject*, int64_t*)
+    ctypedef struct lowlat_words:
+        pass
     bint lowlat_watched_current()
-    int lowlat_watch(object) except -1
-    unsigned int lowlat_type_version(PyTypeObject*)
+    int lowlat_watch_dict(lowlat_words*, object) except -1
+    int lowlat_watch_type(lowlat_words*, PyTypeObject*) except -1
+    int lowlat_watch_list(lowlat_words*, object) except -1
+    void lowlat_watch(const lowlat_words*, object)
+    bint lowlat_stamp_current(const lowlat_stamp*, PyObject*)
+    int lowlat_set_stamp(lowlat_stamp*, object, object) except -1
     void lowlat_give_vectorcall(PyTypeObject*, Py_ssize_t, void*)
     ctypedef struct PyMethodDef:
         const char* ml_doc
@@ -111,6 +117,8 @@ cdef extern from "Python.h":
     double PyFloat_AS_DOUBLE(PyObject*)
     double PyLong_AsDouble(PyObject*)
     PyObject* PyWeakref_GET_OBJECT(object)
+    ctypedef struct PyTypeObjectFields "PyTypeObject":
+        unsigned int tp_version_tag
     object PyCapsule_New(void*, const char*, void*)
     void* PyCapsule_GetPointer(object, const char*) except NULL
     object PyBytes_FromStringAndSize(const char*, Py_ssize_t)
@@ -352,7 +360,9 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
         return leave(kernel, plan.reason, grid, args, positional, names, keywords, through)
 
     # The kernel is Triton's: it must still be what Triton would find under the key, or the call is learnt anew.
-    cdef PyObject* found = cached_kernel(kernel, plan)
+    cdef PyObject* found = plan.compiled
+    if not lowlat_stamp_current(&plan.stamp, <PyObject*>kernel.device_caches):
+        found = cached_kernel(kernel, plan)
     if found == NULL:
         if warmup:
             return leave(kernel, WARMUP, grid, args, positional, names, keywords, through)
@@ -448,6 +458,8 @@ cdef int specialize(Kernel kernel, Binding binding, PyObject* const* args, PyObj
     cdef const Parameter* parameter = kernel.parameters
     cdef PyObject* argument
     cdef PyTypeObject* kind
+    cdef PyTypeObject* tensor_type = state.tensor_type
+    cdef PyTypeObject* parameter_type = state.parameter_type
     cdef int64_t number
     cdef int reason
     cdef bint modes_checked = False
@@ -456,7 +468,7 @@ cdef int specialize(Kernel kernel, Binding binding, PyObject* const* args, PyObj
         argument = arguments[i]
         kind = type_of(argument)
         if parameter.kind == KIND_PLAIN:
-            if kind == state.tensor_type or kind == state.parameter_type:
+            if kind == tensor_type or kind == parameter_type:
                 if not modes_checked:
                     if function_mode_enabled():
                         return TORCH_FUNCTION_MODE
@@ -491,7 +503,7 @@ cdef int specialize(Kernel kernel, Binding binding, PyObject* const* args, PyObj
                 return CONSTEXPR
             values += 1
         else:
-            if kind == state.tensor_type or kind == state.parameter_type:
+            if kind == tensor_type or kind == parameter_type:
                 if not modes_checked:
                     if function_mode_enabled():
                         return TORCH_FUNCTION_MODE
@@ -825,7 +837,11 @@ cdef PyObject* cached_kernel(Kernel kernel, Plan plan) except? NULL:
         return NULL
     found = PyDict_GetItemWithError(cache, plan.key)
     # A weak reference, so that a kernel Triton has dropped and another at the same address are told apart.
-    return found if found != NULL and found == PyWeakref_GET_OBJECT(plan.reference) else NULL
+    if found == NULL or found != PyWeakref_GET_OBJECT(plan.reference):
+        return NULL
+    plan.compiled = found
+    lowlat_set_stamp(&plan.stamp, kernel.device_caches, cache)
+    return found
 
 
 cdef PyObject* learn(Kernel kernel, int reason, Binding binding, PyObject* grid, PyObject* const* args,
@@ -1084,19 +1100,10 @@ cdef lowlat_driver_api driver
 
 
 cdef inline bint state_current() except -1:
-    """Whether anything of the live state may have changed: a few loads and compares, no dict is read."""
-    cdef int i
+    """Whether the live state is as it was last read: a few loads and compares, no dict is looked into."""
     if state.stale or not lowlat_watched_current():
         return False
-    for i in range(state.type_count):
-        if lowlat_type_version(state.types[i]) != state.versions[i]:
-            return False
-    for i in range(state.hook_list_count):
-        if PyList_GET_SIZE(<object>state.hook_lists[i]) != state.hook_counts[i]:
-            return False
-    if state.variable is not None:
-        return variable_current()
-    return True
+    return state.variable is None or variable_current()
 
 
 cdef bint variable_current() except -1:
@@ -1109,19 +1116,21 @@ cdef bint variable_current() except -1:
 cdef int refresh_state() except -1:
     """Read the live state again.  Watch first, read after, store last and only if no other thread has begun to read
     meanwhile: a change at any moment is then seen by every launch that follows it."""
-    cdef int i
+    cdef lowlat_words words
     cdef const char* value
     cdef uint64_t ticket
     while True:
         state.stale = True
         state.tickets += 1
         ticket = state.tickets
-        watched, types, lists, variable = state.watch_state()
-        if len(types) > MAX_TYPES or len(lists) > MAX_HOOK_LISTS:
-            raise ValueError(f"{len(types)} types and {len(lists)} hook lists to watch")
-        lowlat_watch(watched)
-        versions = [type_version(kind) for kind in types]
-        counts = [len(hooks) for hooks in lists]
+        memset(&words, 0, sizeof(words))
+        dicts, types, lists, variable = state.watch_state()
+        for watched in dicts:
+            lowlat_watch_dict(&words, watched)
+        for watched in types:
+            lowlat_watch_type(&words, <PyTypeObject*>watched)
+        for watched in lists:
+            lowlat_watch_list(&words, watched)
         variable_value = None
         if variable is not None:
             value = getenv(variable)
@@ -1130,17 +1139,10 @@ cdef int refresh_state() except -1:
         reason, environment, get_device, get_stream, c_getters = state.read_state()
         if ticket == state.tickets:
             break
-    for i in range(<int>len(types)):
-        state.types[i] = <PyTypeObject*>types[i]
-        state.versions[i] = versions[i]
-    state.type_count = <int>len(types)
-    for i in range(<int>len(lists)):
-        state.hook_lists[i] = <PyObject*>lists[i]
-        state.hook_counts[i] = counts[i]
-    state.hook_list_count = <int>len(lists)
+    lowlat_watch(&words, (dicts, types, lists))
+    state.kernel_type_version = (<PyTypeObjectFields*>state.kernel_type).tp_version_tag
     state.variable = variable
     state.variable_value = variable_value
-    state.held = (types, lists)
     state.get_device = get_device
     state.get_stream = get_stream
     state.c_getters = c_getters
@@ -1149,12 +1151,6 @@ cdef int refresh_state() except -1:
     state.generation += 1
     state.stale = False
     return 0
-
-
-cdef unsigned int type_version(object kind) except? 0:
-    """The type's version tag, given by a look-up if need be; a type that has none reads as changed each time."""
-    hasattr(kind, "run")
-    return lowlat_type_version(<PyTypeObject*>kind) or 1
 
 
 cdef int python_getters(int* device, void** stream) except -1:
@@ -1270,11 +1266,10 @@ cdef class Kernel:
         """`kernel[grid]`: a Launcher.  `grid` is a tuple or list of 1 to 3 ints, or a callable that gets the bound
         arguments as a dict and returns one."""
         cdef Launcher launcher
-        if type_of(<PyObject*>self) == state.kernel_type and state.type_count > 0:
-            if lowlat_type_version(state.types[0]) != state.versions[0]:
-                refresh_state()
-            if state.reason == PATCHED:
-                return state.patched_getitem(self, grid)
+        if (<PyTypeObjectFields*>state.kernel_type).tp_version_tag != state.kernel_type_version:
+            refresh_state()
+        if state.reason == PATCHED:
+            return state.patched_getitem(self, grid)
         launcher = Launcher.__new__(Launcher)
         launcher.vectorcall = <vectorcallfunc>launcher_vectorcall
         launcher.kernel = self

@@ -1,7 +1,7 @@
 /* What Cython cannot say about CPython, per version (3.10 to 3.14).
  *
  * - reading a small int without a call;
- * - noticing that a dict or a type has changed without reading it;
+ * - noticing that a dict, a type or a list has changed without reading it;
  * - giving an extension type a vectorcall slot, and a type a fast method.
  */
 #ifndef LOWLAT_PYTHON_H
@@ -9,7 +9,9 @@
 
 #include <Python.h>
 #include <alloca.h>
+#include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 /* ---- ints ---------------------------------------------------------------- */
 
@@ -30,109 +32,190 @@ static inline int lowlat_compact_int(PyObject *number, int64_t *value)
 #endif
 }
 
-/* ---- dicts that are watched ---------------------------------------------- */
+/* ---- noticing change ------------------------------------------------------- */
 
 /* Triton reads about ten knobs, hooks and getters on every launch.  They live
- * in a handful of dicts that hardly ever change, so lowlat reads them once and
- * then asks only whether any of those dicts has been written to: by version
- * tag up to CPython 3.11, by dict watcher from 3.12 on, where the tag is
- * deprecated.  If no watcher can be had (CPython has eight), every question is
- * answered "changed", which is slow and still right. */
-#define LOWLAT_WATCHED_MAX 8
+ * in a handful of dicts, types and lists that hardly ever change, so lowlat
+ * reads them once and then asks only whether one of those has been written to:
+ *
+ *   a dict  by its version tag up to CPython 3.11; from 3.12 on, where the tag
+ *           is deprecated, by a dict watcher that counts changes.  If no
+ *           watcher can be had (CPython has eight), the answer is always
+ *           "changed", which is slow and still right;
+ *   a type  by its version tag, which goes when it or a base is written to
+ *           (a patched method, say).  0 means that CPython has no tag for it;
+ *   a list  by its length.
+ *
+ * All of these are words in memory, so the question is one loop of loads. */
+#define LOWLAT_WORDS_MAX 32
 
 typedef struct {
-    PyObject *dicts[LOWLAT_WATCHED_MAX]; /* strong */
-#if PY_VERSION_HEX < 0x030C0000
-    uint64_t versions[LOWLAT_WATCHED_MAX];
-#endif
+    const uint64_t *place;
+    uint64_t value;
+} lowlat_word;
+
+static struct {
+    lowlat_word words[LOWLAT_WORDS_MAX];
     int count;
-    int current; /* cleared by the watcher */
+    PyObject *held; /* a tuple that keeps the places alive */
 } lowlat_watched;
-
-static lowlat_watched lowlat_watched_dicts;
-
-#if PY_VERSION_HEX >= 0x030C0000
-static int lowlat_watcher = -1;
-
-static int lowlat_dict_changed(PyDict_WatchEvent event, PyObject *dict, PyObject *key, PyObject *value)
-{
-    (void)event;
-    (void)dict;
-    (void)key;
-    (void)value;
-    lowlat_watched_dicts.current = 0;
-    return 0;
-}
-#endif
 
 static inline int lowlat_watched_current(void)
 {
-#if PY_VERSION_HEX >= 0x030C0000
-    return lowlat_watched_dicts.current;
-#else
-    const lowlat_watched *watched = &lowlat_watched_dicts;
-    for (int i = 0; i < watched->count; ++i)
-        if (((PyDictObject *)watched->dicts[i])->ma_version_tag != watched->versions[i])
-            return 0;
-    return watched->current;
-#endif
+    uint64_t difference = 0;
+    for (int i = 0; i < lowlat_watched.count; ++i)
+        difference |= *lowlat_watched.words[i].place ^ lowlat_watched.words[i].value;
+    return difference == 0 && lowlat_watched.count > 0;
 }
 
-/* Watches exactly the dicts of `dicts`, a tuple.  -1 with an exception set if
- * it holds something else or too many.  To be called *before* the values are
- * read, so that no change falls between. */
-static int lowlat_watch(PyObject *dicts)
+#if PY_VERSION_HEX >= 0x030C0000
+
+static uint64_t lowlat_state_changes, lowlat_cache_changes;
+static int lowlat_state_watcher = -1, lowlat_cache_watcher = -1;
+
+static int lowlat_state_changed(PyDict_WatchEvent event, PyObject *dict, PyObject *key, PyObject *value)
 {
-    lowlat_watched *watched = &lowlat_watched_dicts;
-    Py_ssize_t count = PyTuple_GET_SIZE(dicts);
-    if (count > LOWLAT_WATCHED_MAX) {
-        PyErr_Format(PyExc_ValueError, "%zd dicts to watch, at most %d", count, LOWLAT_WATCHED_MAX);
-        return -1;
-    }
-    for (Py_ssize_t i = 0; i < count; ++i)
-        if (!PyDict_Check(PyTuple_GET_ITEM(dicts, i))) {
-            PyErr_Format(PyExc_TypeError, "watched %R is not a dict", PyTuple_GET_ITEM(dicts, i));
-            return -1;
-        }
-    int watching = 1;
-#if PY_VERSION_HEX >= 0x030C0000
-    if (lowlat_watcher < 0) {
-        lowlat_watcher = PyDict_AddWatcher(lowlat_dict_changed);
-        if (lowlat_watcher < 0) {
-            /* All eight in use: stay in the slow, right state described above. */
-            PyErr_WriteUnraisable(NULL);
-            watching = 0;
-        }
-    }
-#endif
-    PyObject *old[LOWLAT_WATCHED_MAX];
-    int old_count = watched->count;
-    memcpy(old, watched->dicts, sizeof old);
-    for (Py_ssize_t i = 0; i < count; ++i) {
-        PyObject *dict = PyTuple_GET_ITEM(dicts, i);
-        Py_INCREF(dict);
-        watched->dicts[i] = dict;
-#if PY_VERSION_HEX >= 0x030C0000
-        if (watching && PyDict_Watch(lowlat_watcher, dict) < 0)
-            return -1;
-#else
-        watched->versions[i] = ((PyDictObject *)dict)->ma_version_tag;
-#endif
-    }
-    watched->count = (int)count;
-    watched->current = watching;
-    for (int i = 0; i < old_count; ++i)
-        Py_DECREF(old[i]); /* left watched: harmless, and another entry may be the same dict */
+    (void)event, (void)dict, (void)key, (void)value;
+    ++lowlat_state_changes;
     return 0;
 }
 
-/* ---- types that are watched ---------------------------------------------- */
-
-/* A type's version tag changes when it or a base is written to (a patched
- * method, say).  0 means that CPython has no tag for it. */
-static inline unsigned int lowlat_type_version(PyTypeObject *type)
+static int lowlat_cache_changed(PyDict_WatchEvent event, PyObject *dict, PyObject *key, PyObject *value)
 {
-    return type->tp_version_tag;
+    (void)event, (void)dict, (void)key, (void)value;
+    ++lowlat_cache_changes;
+    return 0;
+}
+
+/* The watcher's number, or -1 with an exception set when there is none left. */
+static int lowlat_watcher(int *watcher, PyDict_WatchCallback callback)
+{
+    if (*watcher < 0)
+        *watcher = PyDict_AddWatcher(callback);
+    return *watcher;
+}
+
+#else
+
+static inline const uint64_t *lowlat_dict_version(PyObject *dict)
+{
+    return &((PyDictObject *)dict)->ma_version_tag;
+}
+
+#endif
+
+/* The words to watch, gathered without being in force yet: reading the state
+ * comes between, and a change in that time must be seen. */
+typedef struct {
+    lowlat_word words[LOWLAT_WORDS_MAX];
+    int count;
+    int always_changed;
+} lowlat_words;
+
+static int lowlat_add_word(lowlat_words *words, const uint64_t *place)
+{
+    if (words->count == LOWLAT_WORDS_MAX) {
+        PyErr_Format(PyExc_ValueError, "more than %d dicts, types and lists to watch", LOWLAT_WORDS_MAX);
+        return -1;
+    }
+    words->words[words->count].place = place;
+    words->words[words->count++].value = *place;
+    return 0;
+}
+
+static int lowlat_watch_dict(lowlat_words *words, PyObject *dict)
+{
+    if (!PyDict_Check(dict)) {
+        PyErr_Format(PyExc_TypeError, "watched %R is not a dict", dict);
+        return -1;
+    }
+#if PY_VERSION_HEX >= 0x030C0000
+    if (lowlat_watcher(&lowlat_state_watcher, lowlat_state_changed) < 0) {
+        PyErr_WriteUnraisable(NULL); /* said once per refresh; see above */
+        words->always_changed = 1;
+        return 0;
+    }
+    if (PyDict_Watch(lowlat_state_watcher, dict) < 0)
+        return -1;
+    for (int i = 0; i < words->count; ++i)
+        if (words->words[i].place == &lowlat_state_changes)
+            return 0;
+    return lowlat_add_word(words, &lowlat_state_changes);
+#else
+    return lowlat_add_word(words, lowlat_dict_version(dict));
+#endif
+}
+
+static int lowlat_watch_type(lowlat_words *words, PyTypeObject *type)
+{
+    /* A look-up gives the type a tag.  The tag is 32 bits of a word whose
+     * other half is padding before a pointer. */
+    _Static_assert(offsetof(PyTypeObject, tp_finalize) == offsetof(PyTypeObject, tp_version_tag) + 8,
+                   "tp_version_tag has a word of its own");
+    if (PyObject_HasAttrString((PyObject *)type, "run") < 0)
+        return -1;
+    if (type->tp_version_tag == 0)
+        words->always_changed = 1;
+    return lowlat_add_word(words, (const uint64_t *)(const void *)&type->tp_version_tag);
+}
+
+static int lowlat_watch_list(lowlat_words *words, PyObject *list)
+{
+    if (!PyList_Check(list)) {
+        PyErr_Format(PyExc_TypeError, "watched %R is not a list", list);
+        return -1;
+    }
+    return lowlat_add_word(words, (const uint64_t *)(const void *)&((PyVarObject *)list)->ob_size);
+}
+
+/* Puts the gathered words in force; `held` keeps what they are part of alive. */
+static void lowlat_watch(const lowlat_words *words, PyObject *held)
+{
+    PyObject *old = lowlat_watched.held;
+    memcpy(lowlat_watched.words, words->words, sizeof words->words);
+    lowlat_watched.count = words->always_changed ? 0 : words->count;
+    lowlat_watched.held = Py_NewRef(held);
+    Py_XDECREF(old);
+}
+
+/* Whether a kernel cache (`inner`, found in `outer`) has been written to since
+ * it was stamped.  `outer` is held by who asks; as long as it is unchanged it
+ * holds `inner`. */
+typedef struct {
+    PyObject *outer;
+    uint64_t outer_version;
+    const uint64_t *inner;
+    uint64_t inner_version;
+} lowlat_stamp;
+
+static inline int lowlat_stamp_current(const lowlat_stamp *stamp, PyObject *outer)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    return stamp->outer == outer && stamp->outer_version == lowlat_cache_changes;
+#else
+    return stamp->outer == outer && stamp->outer_version == *lowlat_dict_version(outer) &&
+           stamp->inner_version == *stamp->inner;
+#endif
+}
+
+static int lowlat_set_stamp(lowlat_stamp *stamp, PyObject *outer, PyObject *inner)
+{
+    stamp->outer = NULL;
+#if PY_VERSION_HEX >= 0x030C0000
+    if (lowlat_watcher(&lowlat_cache_watcher, lowlat_cache_changed) < 0) {
+        PyErr_WriteUnraisable(NULL); /* no stamp: the caches are looked into every time */
+        return 0;
+    }
+    if (PyDict_Watch(lowlat_cache_watcher, outer) < 0 || PyDict_Watch(lowlat_cache_watcher, inner) < 0)
+        return -1;
+    stamp->outer_version = lowlat_cache_changes;
+#else
+    stamp->outer_version = *lowlat_dict_version(outer);
+    stamp->inner = lowlat_dict_version(inner);
+    stamp->inner_version = *stamp->inner;
+#endif
+    stamp->outer = outer;
+    return 0;
 }
 
 /* ---- calls ----------------------------------------------------------------- */
