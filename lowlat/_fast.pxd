@@ -50,6 +50,14 @@ cdef struct Parameter:
     PyObject* default   # borrowed from Kernel.defaults; NULL: the argument is required
 
 
+# The last constexpr or option seen in one place: an exact immutable object, held, with its part of the fingerprint.
+# The same object again has the same value; another one is looked at.
+cdef struct Value:
+    PyObject* object
+    uint64_t word
+    uint8_t tag
+
+
 cdef extern from "Python.h":
     ctypedef PyObject* (*vectorcallfunc)(PyObject*, PyObject* const*, size_t, PyObject*)
 
@@ -72,6 +80,7 @@ cdef class Binding:
     cdef int16_t* sources         # per parameter: index into the call's arguments, -1 for the default
     cdef bint straight            # sources are 0, 1, 2, ...: the call's array can be read as it is
     cdef Py_ssize_t options
+    cdef Value* option_values
     cdef int16_t* option_sources  # per launch option: index into the call's arguments
     cdef uint64_t option_names    # which names, in which order: part of the fingerprint
     cdef int grid_source          # through `run`: where the grid is, else -1
@@ -124,6 +133,7 @@ cdef class Plan:
 
 cdef class Kernel:
     cdef Parameter* parameters
+    cdef Value* values          # per constexpr parameter
     cdef Py_ssize_t parameter_count
     cdef Py_ssize_t constexpr_count
     cdef tuple names

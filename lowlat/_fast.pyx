@@ -14,7 +14,7 @@ from cpython.dict cimport PyDict_GetItemWithError, PyDict_New, PyDict_Next, PyDi
 from cpython.list cimport PyList_CheckExact, PyList_GET_SIZE
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_AsUnsignedLongLong
 from cpython.object cimport PyCallable_Check, PyObject, PyObject_Call, PyTypeObject
-from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_New, PyTuple_SET_ITEM
 from libc.math cimport isnan
 from libc.stdint cimport INT32_MAX, INT32_MIN, INT64_MAX
@@ -454,69 +454,73 @@ cdef int specialize(Kernel kernel, Binding binding, PyObject* const* args, PyObj
     endian).  Returns OK, or the reason why this call is Triton's."""
     cdef Py_ssize_t i, count = kernel.parameter_count
     cdef uint8_t* tags = <uint8_t*>(fingerprint + 2)
-    cdef uint64_t* values = fingerprint + binding.words - kernel.constexpr_count - binding.options
+    cdef uint64_t* words = fingerprint + binding.words - kernel.constexpr_count - binding.options
     cdef const Parameter* parameter = kernel.parameters
+    cdef Value* value = kernel.values
     cdef PyObject* argument
     cdef PyTypeObject* kind
     cdef PyTypeObject* tensor_type = state.tensor_type
-    cdef PyTypeObject* parameter_type = state.parameter_type
     cdef int64_t number
     cdef int reason
     cdef bint modes_checked = False
-    (values - 1)[0] = 0  # the padding behind the tags
+    (words - 1)[0] = 0  # the padding behind the tags
     for i in range(count):
         argument = arguments[i]
-        kind = type_of(argument)
-        if parameter.kind == KIND_PLAIN:
-            if kind == tensor_type or kind == parameter_type:
-                if not modes_checked:
-                    if function_mode_enabled():
-                        return TORCH_FUNCTION_MODE
-                    modes_checked = True
-                reason = specialize_tensor(parameter, argument, &tags[i], &payload[i])
-                if reason != OK:
-                    return reason
-            elif kind == &PyLong_Type:
-                if lowlat_compact_int(argument, &number):
-                    payload[i] = <uint64_t>number
-                    if number == 1 and parameter.specialize:
-                        tags[i] = TAG_ONE
-                    else:
-                        tags[i] = TAG_I32 + divisible(parameter, <uint64_t>number)
-                else:
-                    reason = specialize_int(parameter, argument, &tags[i], &payload[i])
-                    if reason != OK:
-                        return reason
-            elif kind == &PyFloat_Type:
-                tags[i] = TAG_FLOAT
-                payload[i] = float_bits(PyFloat_AS_DOUBLE(argument), 32)
-            elif kind == &PyBool_Type:
-                tags[i] = TAG_BOOL
-                payload[i] = argument == Py_True
-            elif argument == Py_None:
-                tags[i] = TAG_NONE
-                payload[i] = 0
-            else:
-                return ARGUMENT
-        elif parameter.kind == KIND_CONSTEXPR:
-            if not specialize_value(kernel, argument, kind, &tags[i], values):
+        if parameter.kind == KIND_CONSTEXPR:
+            if argument != value.object and not specialize_value(kernel, argument, value):
                 return CONSTEXPR
-            values += 1
-        else:
-            if kind == tensor_type or kind == parameter_type:
-                if not modes_checked:
-                    if function_mode_enabled():
-                        return TORCH_FUNCTION_MODE
-                    modes_checked = True
+            tags[i] = value.tag
+            words[0] = value.word
+            value += 1
+            words += 1
+            parameter += 1
+            continue
+        kind = type_of(argument)
+        if kind == tensor_type or kind == state.parameter_type:
+            if not modes_checked:
+                if function_mode_enabled():
+                    return TORCH_FUNCTION_MODE
+                modes_checked = True
+            if parameter.kind == KIND_PLAIN:
+                reason = specialize_tensor(parameter, argument, &tags[i], &payload[i])
+            else:
+                reason = specialize_annotated(parameter, argument, kind, &tags[i], &payload[i])
+            if reason != OK:
+                return reason
+        elif parameter.kind != KIND_PLAIN:
             reason = specialize_annotated(parameter, argument, kind, &tags[i], &payload[i])
             if reason != OK:
                 return reason
+        elif kind == &PyLong_Type:
+            if lowlat_compact_int(argument, &number):
+                payload[i] = <uint64_t>number
+                tags[i] = TAG_I32 + divisible(parameter, <uint64_t>number)
+                if number == 1 and parameter.specialize:
+                    tags[i] = TAG_ONE
+            else:
+                reason = specialize_int(parameter, argument, &tags[i], &payload[i])
+                if reason != OK:
+                    return reason
+        elif kind == &PyFloat_Type:
+            tags[i] = TAG_FLOAT
+            payload[i] = float_bits(PyFloat_AS_DOUBLE(argument), 32)
+        elif kind == &PyBool_Type:
+            tags[i] = TAG_BOOL
+            payload[i] = argument == Py_True
+        elif argument == Py_None:
+            tags[i] = TAG_NONE
+            payload[i] = 0
+        else:
+            return ARGUMENT
         parameter += 1
+    value = binding.option_values
     for i in range(binding.options):
         argument = args[binding.option_sources[i]]
-        if not specialize_value(kernel, argument, type_of(argument), &tags[count + i], values):
+        if argument != value.object and not specialize_value(kernel, argument, value):
             return OPTION
-        values += 1
+        tags[count + i] = value.tag
+        words[i] = value.word
+        value += 1
     return OK
 
 
@@ -608,56 +612,62 @@ cdef int specialize_annotated(const Parameter* parameter, PyObject* argument, Py
     return OK
 
 
-cdef inline bint specialize_value(Kernel kernel, PyObject* argument, PyTypeObject* kind, uint8_t* tag,
-                                  uint64_t* value) except -1:
+cdef bint specialize_value(Kernel kernel, PyObject* argument, Value* value) except -1:
     """A constexpr or launch option: type and value, both exact.  False when lowlat has no key for it."""
-    cdef int64_t number
+    cdef PyTypeObject* kind = type_of(argument)
     cdef PyObject* canonical
+    cdef PyObject* old = value.object
+    cdef int overflow = 0
+    cdef int64_t number
+    value.object = NULL
+    Py_XDECREF(old)
     if kind == &PyLong_Type:
-        if lowlat_compact_int(argument, &number):
-            tag[0] = TAG_VALUE_INT
-            value[0] = <uint64_t>number
-            return True
-        return specialize_long_value(argument, tag, value)
-    if kind == &PyBool_Type:
-        tag[0] = TAG_VALUE_TRUE if argument == Py_True else TAG_VALUE_FALSE
-        value[0] = 0
+        number = PyLong_AsLongLongAndOverflow(<object>argument, &overflow)
+        if overflow == 0:
+            value.tag = TAG_VALUE_INT
+            value.word = <uint64_t>number
+        elif overflow > 0 and <object>argument < TWO_TO_64:
+            value.tag = TAG_VALUE_UINT
+            value.word = PyLong_AsUnsignedLongLong(<object>argument)
+        else:
+            return False
+    elif kind == &PyBool_Type:
+        value.tag = TAG_VALUE_TRUE if argument == Py_True else TAG_VALUE_FALSE
+        value.word = 0
     elif argument == Py_None:
-        tag[0] = TAG_VALUE_NONE
-        value[0] = 0
+        value.tag = TAG_VALUE_NONE
+        value.word = 0
     elif kind == &PyUnicode_Type:
         # Equal strings are mapped to one object that the kernel holds, whose address then is the key.
         canonical = PyDict_GetItemWithError(kernel.strings, <object>argument)
         if canonical == NULL:
             kernel.strings[<object>argument] = <object>argument
             canonical = argument
-        tag[0] = TAG_VALUE_STRING
-        value[0] = <uint64_t>canonical
+        value.tag = TAG_VALUE_STRING
+        value.word = <uint64_t>canonical
     elif kind == &PyFloat_Type:
         # By bits: 0.0 and -0.0 differ, a NaN equals itself; Triton's text key agrees or is coarser.
-        tag[0] = TAG_VALUE_FLOAT
-        value[0] = float_bits(PyFloat_AS_DOUBLE(argument), 64)
+        value.tag = TAG_VALUE_FLOAT
+        value.word = float_bits(PyFloat_AS_DOUBLE(argument), 64)
     elif kind == state.triton_dtype_type or kind == state.torch_dtype_type:
         # By identity: immutable, and held by the plan whose fingerprint has the address.
-        tag[0] = TAG_VALUE_OBJECT
-        value[0] = <uint64_t>argument
+        value.tag = TAG_VALUE_OBJECT
+        value.word = <uint64_t>argument
     else:
         return False
+    Py_INCREF(<object>argument)
+    value.object = argument
     return True
 
 
-cdef bint specialize_long_value(PyObject* argument, uint8_t* tag, uint64_t* value) except -1:
-    cdef int overflow = 0
-    cdef int64_t number = PyLong_AsLongLongAndOverflow(<object>argument, &overflow)
-    if overflow == 0:
-        tag[0] = TAG_VALUE_INT
-        value[0] = <uint64_t>number
-        return True
-    if overflow > 0 and <object>argument < TWO_TO_64:
-        tag[0] = TAG_VALUE_UINT
-        value[0] = PyLong_AsUnsignedLongLong(<object>argument)
-        return True
-    return False
+cdef int drop_values(Value* values, Py_ssize_t count) except -1:
+    cdef Py_ssize_t i
+    cdef PyObject* old
+    for i in range(count):
+        old = values[i].object
+        values[i].object = NULL
+        Py_XDECREF(old)
+    return 0
 
 
 cdef inline uint64_t float_bits(double number, int bits):
@@ -753,7 +763,8 @@ cdef Binding resolve_binding(Kernel kernel, Py_ssize_t positional, tuple names, 
     binding.warmup_source = -1
     binding.sources = <int16_t*>malloc((count + 1) * sizeof(int16_t))
     binding.option_sources = <int16_t*>malloc((len(names) + 1) * sizeof(int16_t))
-    if binding.sources == NULL or binding.option_sources == NULL:
+    binding.option_values = <Value*>calloc(len(names) + 1, sizeof(Value))
+    if binding.sources == NULL or binding.option_sources == NULL or binding.option_values == NULL:
         raise MemoryError()
     for i in range(count):
         binding.sources[i] = <int16_t>i if i < positional else -1
@@ -890,6 +901,10 @@ cdef int forget(Kernel kernel) except -1:
     kernel.last = None
     kernel.second = None
     kernel.plans_.clear()
+    # The words of strings seen last are addresses in `strings`.
+    drop_values(kernel.values, kernel.constexpr_count)
+    for binding in kernel.bindings.values():
+        drop_values((<Binding>binding).option_values, (<Binding>binding).options)
     kernel.strings.clear()
     return 0
 
@@ -1166,6 +1181,9 @@ cdef int python_getters(int* device, void** stream) except -1:
 @cython.final
 cdef class Binding:
     def __dealloc__(self):
+        if self.option_values != NULL:
+            drop_values(self.option_values, self.options)
+        free(self.option_values)
         free(self.sources)
         free(self.option_sources)
 
@@ -1260,6 +1278,9 @@ cdef class Kernel:
         self.refusal = PARAMETERS  # until describe_parameters
 
     def __dealloc__(self):
+        if self.values != NULL:
+            drop_values(self.values, self.constexpr_count)
+        free(self.values)
         free(self.parameters)
 
     def __getitem__(self, grid):
@@ -1343,9 +1364,11 @@ cdef class Kernel:
         cdef Parameter* parameter
         kinds = {"plain": KIND_PLAIN, "constexpr": KIND_CONSTEXPR, "int": KIND_INT, "float": KIND_FLOAT,
                  "pointer": KIND_POINTER, "other": KIND_OTHER}
-        free(self.parameters)
+        if self.parameters != NULL:
+            raise RuntimeError("a kernel's parameters are described once")
         self.parameters = <Parameter*>calloc(len(parameters) + 1, sizeof(Parameter))
-        if self.parameters == NULL:
+        self.values = <Value*>calloc(len(parameters) + 1, sizeof(Value))
+        if self.parameters == NULL or self.values == NULL:
             raise MemoryError()
         self.parameter_count = len(parameters)
         self.names = tuple([entry[0] for entry in parameters])
