@@ -1519,38 +1519,41 @@ def function_mode_active():
     return function_mode_enabled()
 
 
-def floor(uint64_t function, list sizes, int threads, int shared, uint64_t stream, int count):
-    """Nanoseconds per launch of a plain C loop of `count` calls of cuLaunchKernelEx with zeroed parameters of
-    `sizes` bytes: what no launcher can beat with that call."""
+def floor(uint64_t function, list pointers, int zeros, int threads, int shared, uint64_t stream, int count):
+    """Nanoseconds per launch of a plain C loop of `count` calls of cuLaunchKernelEx over one block, with `pointers` as
+    the first parameters and `zeros` further words of zero: what no launcher can beat with that call."""
     cdef CUlaunchConfig config
     cdef timespec start, stop
     cdef int i
     cdef CUresult result = 0
-    cdef uint64_t* storage = <uint64_t*>calloc(len(sizes) * 16 + 1, 8)
-    cdef void** parameters = <void**>malloc((len(sizes) + 1) * sizeof(void*))
-    if storage == NULL or parameters == NULL:
+    cdef int words = <int>len(pointers) + zeros
+    cdef uint64_t* storage = <uint64_t*>calloc(words + 1, sizeof(uint64_t))
+    cdef void** parameters = <void**>malloc((words + 1) * sizeof(void*))
+    try:
+        if storage == NULL or parameters == NULL:
+            raise MemoryError()
+        for i in range(words):
+            parameters[i] = &storage[i]
+            if i < len(pointers):
+                storage[i] = pointers[i]
+        memset(&config, 0, sizeof(config))
+        config.grid[0] = config.grid[1] = config.grid[2] = 1
+        config.block[0] = threads
+        config.block[1] = config.block[2] = 1
+        config.shared = shared
+        config.stream = <void*>stream
+        with nogil:
+            clock_gettime(CLOCK_MONOTONIC, &start)
+            for i in range(count):
+                result = driver.launch(&config, <CUfunction>function, parameters, NULL)
+                if result != 0:
+                    break
+            clock_gettime(CLOCK_MONOTONIC, &stop)
+        if result != 0:
+            raise_driver_error(result)
+    finally:
         free(storage)
         free(parameters)
-        raise MemoryError()
-    for i in range(len(sizes)):
-        parameters[i] = &storage[16 * i]
-    memset(&config, 0, sizeof(config))
-    config.grid[0] = config.grid[1] = config.grid[2] = 1
-    config.block[0] = threads
-    config.block[1] = config.block[2] = 1
-    config.shared = shared
-    config.stream = <void*>stream
-    with nogil:
-        clock_gettime(CLOCK_MONOTONIC, &start)
-        for i in range(count):
-            result = driver.launch(&config, <CUfunction>function, parameters, NULL)
-            if result != 0:
-                break
-        clock_gettime(CLOCK_MONOTONIC, &stop)
-    free(storage)
-    free(parameters)
-    if result != 0:
-        raise_driver_error(result)
     return ((stop.tv_sec - start.tv_sec) * 1e9 + (stop.tv_nsec - start.tv_nsec)) / count
 
 
