@@ -12,7 +12,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 DEBUG = os.environ.get("LOWLAT_DEBUG") == "1"
-FLAGS = ["-O0", "-g3"] if DEBUG else ["-O3", "-g0"]
+FLAGS = ["-O0", "-g3"] if DEBUG else os.environ.get("LOWLAT_CFLAGS", "-O2 -g0").split()
 
 NULL_DRIVER = "lowlat.null.libcuda"
 

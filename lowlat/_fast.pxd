@@ -106,20 +106,20 @@ cdef class Plan:
     """How to launch one CompiledKernel: everything about it that Triton would look up again."""
 
     cdef bytes fingerprint
-    cdef tuple keepalive      # objects whose addresses the fingerprint holds
-    cdef int route
-    cdef int reason           # of a plan that says "Triton": why
-    cdef object reference     # weak, to the CompiledKernel: Triton decides how long it lives
     cdef PyObject* compiled   # the CompiledKernel, borrowed from Triton's cache while `stamp` is current
     cdef lowlat_stamp stamp
-    cdef object key           # its key in Triton's kernel cache
-    cdef object device
     cdef CUfunction function
+    cdef int route
     cdef uint32_t threads, clusters, shared
     cdef uint32_t attribute_count
-    cdef CUlaunchAttribute attributes[4]
     cdef Py_ssize_t slot_count
     cdef uint16_t* slots      # per kernel parameter: index of the argument it is
+    cdef CUlaunchAttribute attributes[4]
+    cdef int reason           # of a plan that says "Triton": why
+    cdef tuple keepalive      # objects whose addresses the fingerprint holds
+    cdef object reference     # weak, to the CompiledKernel: Triton decides how long it lives
+    cdef object key           # its key in Triton's kernel cache
+    cdef object device
     cdef object launcher      # Triton's launcher object
     cdef object launch        # its compiled launch function
     cdef bint flat_arguments  # Triton 3.6: arguments follow one by one
@@ -132,31 +132,31 @@ cdef class Plan:
 
 
 cdef class Kernel:
+    # What every launch reads comes first, so that it shares few cache lines.
+    cdef int refusal            # a reason for which this kernel always goes to Triton, or 0
+    cdef bint run_replaced      # somebody set `run` on the instance
     cdef Parameter* parameters
     cdef Value* values          # per constexpr parameter
     cdef Py_ssize_t parameter_count
     cdef Py_ssize_t constexpr_count
-    cdef tuple names
-    cdef tuple defaults
-    cdef dict positions         # parameter name -> index
-    cdef int refusal            # a reason for which this kernel always goes to Triton, or 0
-    cdef bint run_replaced      # somebody set `run` on the instance
     cdef Binding binding        # of the last call through __getitem__
     cdef Binding run_binding    # of the last call through run
-    cdef dict bindings
-    cdef dict option_names
     cdef Plan last
+    cdef tuple globals          # of Global; None: to be made from used_global_vals
+    cdef public object device_caches
+    cdef public object pre_run_hooks
     cdef Plan second
     cdef dict plans_            # fingerprint -> Plan
     cdef dict strings           # constexpr strings, each equal one mapped to the same object
-    cdef tuple globals          # of Global; None: to be made from used_global_vals
+    cdef tuple names
+    cdef tuple defaults
+    cdef dict positions         # parameter name -> index
+    cdef dict bindings
+    cdef dict option_names
     cdef object route_
-    cdef int forced_route
     cdef object debug_
     cdef object used_global_vals_
     cdef uint64_t exits_[MAX_REASONS]
-    cdef public object pre_run_hooks
-    cdef public object device_caches
 
 
 @cython.final

@@ -1274,7 +1274,6 @@ cdef class Kernel:
         self.strings = {}
         self.positions = {}
         self.names = ()
-        self.forced_route = 0
         self.refusal = PARAMETERS  # until describe_parameters
 
     def __dealloc__(self):

@@ -43,7 +43,7 @@ static inline int lowlat_compact_int(PyObject *number, int64_t *value)
  *           watcher can be had (CPython has eight), the answer is always
  *           "changed", which is slow and still right;
  *   a type  by its version tag, which goes when it or a base is written to
- *           (a patched method, say).  0 means that CPython has no tag for it;
+ *           (a patched method, say), or by a type watcher in the same way;
  *   a list  by its length.
  *
  * All of these are words in memory, so the question is one loop of loads. */
@@ -71,7 +71,14 @@ static inline int lowlat_watched_current(void)
 #if PY_VERSION_HEX >= 0x030C0000
 
 static uint64_t lowlat_state_changes, lowlat_cache_changes;
-static int lowlat_state_watcher = -1, lowlat_cache_watcher = -1;
+static int lowlat_state_watcher = -1, lowlat_cache_watcher = -1, lowlat_type_watcher = -1;
+
+static int lowlat_type_changed(PyTypeObject *type)
+{
+    (void)type;
+    ++lowlat_state_changes;
+    return 0;
+}
 
 static int lowlat_state_changed(PyDict_WatchEvent event, PyObject *dict, PyObject *key, PyObject *value)
 {
@@ -123,6 +130,27 @@ static int lowlat_add_word(lowlat_words *words, const uint64_t *place)
     return 0;
 }
 
+#if PY_VERSION_HEX >= 0x030C0000
+
+/* Dicts and types share the word that their watchers count in. */
+static int lowlat_add_counter(lowlat_words *words)
+{
+    for (int i = 0; i < words->count; ++i)
+        if (words->words[i].place == &lowlat_state_changes)
+            return 0;
+    return lowlat_add_word(words, &lowlat_state_changes);
+}
+
+/* No watcher is left: the exception says so, and nothing counts as current. */
+static int lowlat_cannot_watch(lowlat_words *words)
+{
+    PyErr_WriteUnraisable(NULL);
+    words->always_changed = 1;
+    return 0;
+}
+
+#endif
+
 static int lowlat_watch_dict(lowlat_words *words, PyObject *dict)
 {
     if (!PyDict_Check(dict)) {
@@ -130,17 +158,11 @@ static int lowlat_watch_dict(lowlat_words *words, PyObject *dict)
         return -1;
     }
 #if PY_VERSION_HEX >= 0x030C0000
-    if (lowlat_watcher(&lowlat_state_watcher, lowlat_state_changed) < 0) {
-        PyErr_WriteUnraisable(NULL); /* said once per refresh; see above */
-        words->always_changed = 1;
-        return 0;
-    }
+    if (lowlat_watcher(&lowlat_state_watcher, lowlat_state_changed) < 0)
+        return lowlat_cannot_watch(words);
     if (PyDict_Watch(lowlat_state_watcher, dict) < 0)
         return -1;
-    for (int i = 0; i < words->count; ++i)
-        if (words->words[i].place == &lowlat_state_changes)
-            return 0;
-    return lowlat_add_word(words, &lowlat_state_changes);
+    return lowlat_add_counter(words);
 #else
     return lowlat_add_word(words, lowlat_dict_version(dict));
 #endif
@@ -148,15 +170,26 @@ static int lowlat_watch_dict(lowlat_words *words, PyObject *dict)
 
 static int lowlat_watch_type(lowlat_words *words, PyTypeObject *type)
 {
-    /* A look-up gives the type a tag.  The tag is 32 bits of a word whose
-     * other half is padding before a pointer. */
-    _Static_assert(offsetof(PyTypeObject, tp_finalize) == offsetof(PyTypeObject, tp_version_tag) + 8,
-                   "tp_version_tag has a word of its own");
+    /* A look-up gives the type a version tag, and arms its watcher. */
     if (PyObject_HasAttrString((PyObject *)type, "run") < 0)
         return -1;
+#if PY_VERSION_HEX >= 0x030C0000
+    if (lowlat_type_watcher < 0)
+        lowlat_type_watcher = PyType_AddWatcher(lowlat_type_changed);
+    if (lowlat_type_watcher < 0)
+        return lowlat_cannot_watch(words);
+    if (PyType_Watch(lowlat_type_watcher, (PyObject *)type) < 0)
+        return -1;
+    return lowlat_add_counter(words);
+#else
+    /* The tag is 32 bits of a word whose other half is padding before a
+     * pointer.  Types that have none read as changed each time. */
+    _Static_assert(offsetof(PyTypeObject, tp_finalize) == offsetof(PyTypeObject, tp_version_tag) + 8,
+                   "tp_version_tag has a word of its own");
     if (type->tp_version_tag == 0)
         words->always_changed = 1;
     return lowlat_add_word(words, (const uint64_t *)(const void *)&type->tp_version_tag);
+#endif
 }
 
 static int lowlat_watch_list(lowlat_words *words, PyObject *list)

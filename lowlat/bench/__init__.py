@@ -111,6 +111,7 @@ def run(*, batches: int = 40, progress: Callable[[str], None] = lambda name: Non
     Raises RuntimeError if a launch did not happen or a lowlat path did not launch natively.
     """
     device = Device()
+    _torch.attach()
     report = Report(environment(device), batches, BATCH)
     for case in (*CASES, *SLOPES):
         progress(case.name)
