@@ -109,7 +109,7 @@ cdef class Plan:
     cdef PyObject* compiled   # the CompiledKernel, borrowed from Triton's cache while `stamp` is current
     cdef lowlat_stamp stamp
     cdef CUfunction function
-    cdef int route
+    cdef int route_
     cdef uint32_t threads, clusters, shared
     cdef uint32_t attribute_count
     cdef Py_ssize_t slot_count

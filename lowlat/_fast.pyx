@@ -356,7 +356,7 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
                 return leave(kernel, WARMUP, grid, args, positional, names, keywords, through)
             return learn(kernel, FIRST_CALL, binding, grid, args, arguments, positional, names, keywords, through,
                          fingerprint, payload)
-    if plan.route == ROUTE_TRITON:
+    if plan.route_ == ROUTE_TRITON:
         return leave(kernel, plan.reason, grid, args, positional, names, keywords, through)
 
     # The kernel is Triton's: it must still be what Triton would find under the key, or the call is learnt anew.
@@ -394,7 +394,7 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
     else:
         return leave(kernel, GRID, grid, args, positional, names, keywords, through)
 
-    if plan.route != ROUTE_DRIVER:
+    if plan.route_ != ROUTE_DRIVER:
         launch_with_wrapper(plan, compiled, blocks, stream, arguments, count)
         Py_INCREF(compiled)
         return found
@@ -1041,7 +1041,7 @@ cdef int launch_with_wrapper(Plan plan, object compiled, const int32_t* blocks, 
         PyTuple_SET_ITEM(values, i, <object>arguments[i])
     cdef tuple leading
     function = PyLong_FromVoidPtr(plan.function)
-    if plan.route == ROUTE_LAUNCHER:
+    if plan.route_ == ROUTE_LAUNCHER:
         leading = (blocks[0], blocks[1], blocks[2], <uint64_t>stream, function, plan.packed_metadata, None, None, None)
         PyObject_Call(plan.launcher, leading + values, None)
     elif plan.flat_arguments:
@@ -1204,7 +1204,7 @@ cdef class Plan:
                  object signature=None):
         import weakref
 
-        self.route = {name: number for number, name in ROUTE_NAMES.items()}[route]
+        self.route_ = {name: number for number, name in ROUTE_NAMES.items()}[route]
         self.reason = REASON_NAMES.index(reason)
         self.reference = None if compiled is None else weakref.ref(compiled)
         self.key = key
@@ -1254,8 +1254,13 @@ cdef class Plan:
     def __dealloc__(self):
         free(self.slots)
 
+    @property
+    def route(self):
+        """ "driver", "wrapper", "launcher" (Triton's launcher object, which allocates scratch) or "triton"."""
+        return ROUTE_NAMES[self.route_]
+
     def __repr__(self):
-        return f"<lowlat plan: {ROUTE_NAMES[self.route]} route, device {self.device}, {self.slot_count} parameters>"
+        return f"<lowlat plan: {ROUTE_NAMES[self.route_]} route, device {self.device}, {self.slot_count} parameters>"
 
 
 cdef class Kernel:
@@ -1511,6 +1516,22 @@ def read(tensor):
     elif not read_tensor(<PyObject*>tensor, &result):
         return None
     return result.pointer, result.dtype, result.device
+
+
+def tag_of(argument, bint specialize_it, bint align):
+    """The fingerprint's byte for an unannotated argument, for tests of the key; KeyError where it is Triton's."""
+    cdef Kernel kernel = Kernel()
+    cdef Binding binding
+    cdef PyObject* arguments[1]
+    cdef uint64_t fingerprint[8]
+    cdef uint64_t payload[2]
+    kernel._describe_parameters([("argument", "plain", specialize_it, align, 0, False, False, None)], "ok")
+    binding = resolve_binding(kernel, 1, (), THROUGH_GETITEM)
+    arguments[0] = <PyObject*>argument
+    cdef int reason = specialize(kernel, binding, arguments, arguments, fingerprint, payload)
+    if reason != OK:
+        raise KeyError(REASON_NAMES[reason])
+    return (<uint8_t*>(fingerprint + 2))[0]
 
 
 def function_mode_active():

@@ -1,9 +1,40 @@
+"""Where there is no GPU the tests run on the null driver: real Triton, real compiler, real launch path."""
+
 import pytest
 import torch
 
+GPU = torch.cuda.is_available()
+
 
 def pytest_collection_modifyitems(items):
-    if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+    for item in items:
+        if item.get_closest_marker("gpu") and not GPU:
+            item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+        if item.get_closest_marker("null") and GPU:
+            item.add_marker(pytest.mark.skip(reason="runs on the null driver, in a process of its own"))
+
+
+def pytest_configure():
+    if not GPU:
+        from lowlat import null
+
+        null.activate()
+
+
+@pytest.fixture(autouse=True)
+def null_driver_as_found():
+    """Device 0, its default stream, nothing failing, the null driver active; no hooks left behind."""
+    from triton import knobs
+    from triton.runtime import driver
+
+    before = None if GPU else driver.active
+    with knobs.runtime.scope(), knobs.compilation.scope():
+        yield
+    if not GPU:
+        from lowlat import null
+
+        driver.set_active(before)
+        null.set_device(0)
+        null.set_stream(0, 0)
+        null.set_stream(0, 1)
+        null.fail("", 0, 0)

@@ -1,0 +1,116 @@
+"""The Python surface of the compiled hot path (checked against the module by mypy's stubtest in the tests)."""
+
+from typing import Any, Callable, final
+
+REASONS_TEXT: dict[str, str]
+REASON_NAMES: tuple[str, ...]
+ROUTE_NAMES: dict[int, str]
+
+@final
+class Launcher:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+@final
+class Plan:
+    def __init__(
+        self,
+        route: str,
+        *,
+        reason: str = "ok",
+        compiled: Any = None,
+        key: Any = None,
+        device: int = 0,
+        function: int = 0,
+        threads: int = 0,
+        clusters: int = 1,
+        shared: int = 0,
+        slots: tuple[int, ...] = (),
+        pdl: bool = False,
+        cooperative: bool = False,
+        oversized_shared: bool = False,
+        launcher: Any = None,
+        launch: Any = None,
+        flat_arguments: bool = False,
+        packed_metadata: Any = None,
+        annotations: Any = None,
+        signature: Any = None,
+    ) -> None: ...
+    @property
+    def route(self) -> str: ...
+
+class Kernel:
+    pre_run_hooks: Any
+    device_caches: Any
+    @property
+    def used_global_vals(self) -> Any: ...
+    @used_global_vals.setter
+    def used_global_vals(self, value: Any) -> None: ...
+    @property
+    def debug(self) -> Any: ...
+    @debug.setter
+    def debug(self, value: Any) -> None: ...
+    @property
+    def route(self) -> str: ...
+    @route.setter
+    def route(self, value: str) -> None: ...
+    @property
+    def exits(self) -> dict[str, int]: ...
+    @property
+    def plans(self) -> list[Plan]: ...
+    def __getitem__(self, grid: Any) -> Launcher: ...
+    def run(self, *args: Any, grid: Any, warmup: Any, **kwargs: Any) -> Any: ...
+    def forget(self) -> None: ...
+    def _describe_parameters(self, parameters: list[tuple[Any, ...]], refusal: str) -> None: ...
+
+def configure(
+    *,
+    watch_state: Callable[[], Any],
+    read_state: Callable[[], Any],
+    patched_getitem: Callable[[Any, Any], Any],
+    describe: Callable[[Any, Any, int], Any],
+    run_with_triton: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any],
+    launch_with_triton: Callable[[Any, Any, tuple[Any, ...], dict[str, Any]], Any],
+    finish_with_triton: Callable[[Any, Any, Any, int, dict[str, Any]], None],
+    kernel_type: type,
+    constexpr_type: type,
+    immutable_types: tuple[type, ...],
+    triton_dtype_type: type,
+) -> None: ...
+def configure_torch(
+    *,
+    tensor_type: type,
+    parameter_type: type,
+    dtype_type: type,
+    function_mode_depth: Callable[[], int],
+    dtypes: dict[Any, int],
+    devices: dict[str, int],
+    function_mode_enabled: int = 0,
+) -> None: ...
+def find_driver() -> None: ...
+def state_changed() -> None: ...
+def after_fork() -> None: ...
+def current_reason() -> str: ...
+def current_device() -> int: ...
+def current_stream(device: int) -> int: ...
+def set_current_readers(
+    *, torch_device: int = 0, torch_stream: int = 0, null_device: int = 0, null_stream: int = 0
+) -> None: ...
+def set_rung(
+    name: str,
+    *,
+    offset: int = 0,
+    maybe_borrowed: bool = False,
+    data_ptr: int = 0,
+    dtype: int = 0,
+    device_type: int = 0,
+    dlpack: Any = None,
+) -> None: ...
+def set_devices(devices: int) -> None: ...
+def get_devices() -> int: ...
+def word_at(holder: Any, offset: int) -> int: ...
+def read(tensor: Any) -> tuple[int, int, int] | None: ...
+def tag_of(argument: Any, specialize_it: bool, align: bool) -> int: ...
+def function_mode_active() -> bool: ...
+def floor(
+    function: int, pointers: list[int], zeros: int, threads: int, shared: int, stream: int, count: int
+) -> float: ...

@@ -1,0 +1,52 @@
+"""The build: what is declared is what is there, and a missing extension says what to type."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lowlat
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_every_pyx_is_declared():
+    declared = set(re.findall(r'"(lowlat/[^"]+\.(?:pyx|c))"', (ROOT / "setup.py").read_text()))
+    present = {str(path.relative_to(ROOT)) for path in (ROOT / "lowlat").rglob("*.pyx")} | {"lowlat/null/driver.c"}
+    assert declared == present
+
+
+def test_nothing_generated_is_tracked():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    if not tracked:
+        pytest.skip("not a checkout")
+    assert not [name for name in tracked if name.endswith((".so", ".o", ".pyc", "_fast.c", "_fast.html", ".so.1"))]
+
+
+def test_missing_extension_says_what_to_type(tmp_path):
+    shutil.copytree(ROOT / "lowlat", tmp_path / "lowlat", ignore=shutil.ignore_patterns("*.so", "*.so.1", "__pycache__"))
+    result = subprocess.run([sys.executable, "-c", "import lowlat"], capture_output=True, text=True, cwd=tmp_path)
+    assert "ImportError" in result.stderr and "pip install -e ." in result.stderr
+    assert "there is no slow mode" in result.stderr
+
+
+def test_version():
+    assert f'version = "{lowlat.__version__}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_stub_matches_the_module():
+    pytest.importorskip("mypy")
+    result = subprocess.run([sys.executable, "-m", "mypy.stubtest", "lowlat._fast", "--ignore-disjoint-bases",
+                             "--allowlist", str(ROOT / "tests" / "stubtest_allowlist.txt")],
+                            capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_no_function_swallows_errors():
+    """No `noexcept` of ours, and no exception cleared to get past it."""
+    for path in (ROOT / "lowlat").glob("*.p*x*"):
+        text = path.read_text()
+        assert "noexcept" not in text and "PyErr_Clear" not in text, path

@@ -1,0 +1,313 @@
+"""The decorator and the class: a drop-in for triton.jit, in every environment."""
+
+import copy
+import inspect
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+from triton.runtime.jit import JITFunction as TritonJITFunction
+from triton.runtime.jit import KernelInterface
+
+import lowlat
+from lowlat import null
+from oracle import Pair, aligned, changed
+
+GRID = (3, )
+
+
+def kernel(x, n, BLOCK: tl.constexpr = 16):
+    """Stores n."""
+    tl.store(x, n)
+
+
+def run_python(code, **environment):
+    """A fresh interpreter: what depends on the state at import."""
+    folder = os.path.dirname(__file__)
+    return subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=folder,
+                          env={**os.environ, **environment})
+
+
+def test_it_is_tritons_class():
+    ours, theirs = lowlat.jit(kernel), triton.jit(kernel)
+    assert isinstance(ours, TritonJITFunction) and type(ours).__name__ == "JITFunction"
+    assert inspect.signature(lowlat.JITFunction.__init__).parameters.keys() == inspect.signature(
+        TritonJITFunction.__init__).parameters.keys()
+    for name in ("arg_names", "constexprs", "src", "cache_key", "__name__", "__doc__", "__module__", "module", "debug",
+                 "noinline", "pre_run_hooks", "used_global_vals", "do_not_specialize", "signature"):
+        assert getattr(ours, name) == getattr(theirs, name), name
+    assert [(p.name, p.is_constexpr, p.default) for p in ours.params] == [(p.name, p.is_constexpr, p.default)
+                                                                          for p in theirs.params]
+    assert repr(ours) == repr(theirs) and hash(ours) == hash(theirs)
+    assert ours.device_caches == {} and type(ours.device_caches) is type(theirs.device_caches)
+    ours.something = 1  # helion and others keep attributes on kernels
+    assert vars(ours).setdefault("something", 2) == 1
+
+
+def test_bare_and_with_options():
+    assert isinstance(lowlat.jit(kernel), lowlat.JITFunction)
+    options = {"version": "1", "do_not_specialize": ["n"], "do_not_specialize_on_alignment": ["x"], "debug": True,
+               "noinline": True, "repr": lambda specialization: "renamed", "launch_metadata": lambda *args: {}}
+    ours, theirs = lowlat.jit(**options)(kernel), triton.jit(**options)(kernel)
+    for name in ("version", "do_not_specialize", "do_not_specialize_on_alignment", "debug", "noinline", "launch_metadata",
+                 "_repr"):
+        assert getattr(ours, name) == getattr(theirs, name), name
+
+
+@pytest.mark.parametrize("call", [lambda jit: jit(unknown=1), lambda jit: jit(kernel, unknown=1), lambda jit: jit(5),
+                                  lambda jit: jit(kernel, "positional")])
+def test_wrong_options(call):
+    errors = []
+    for jit in (triton.jit, lowlat.jit):
+        with pytest.raises(Exception) as raised:
+            call(jit)
+        errors.append((type(raised.value), str(raised.value)))
+    assert errors[0] == errors[1]
+
+
+def test_calling_a_kernel_directly():
+    for jit in (triton.jit, lowlat.jit):
+        with pytest.raises(RuntimeError, match="Cannot call @triton.jit'd outside of the scope of a kernel"):
+            jit(kernel)(1)
+
+
+def test_copies():
+    ours = lowlat.jit(kernel)
+    with pytest.raises(TypeError):
+        copy.copy(ours)  # as a C-level object: say so, rather than share half of the state
+
+
+@lowlat.jit
+def helper(n):
+    return n * 2
+
+
+@triton.jit
+def triton_helper(n):
+    return n + 1
+
+
+def calls_helpers(x, n):
+    tl.store(x, helper(n) + triton_helper(n))
+
+
+@pytest.mark.null
+def test_kernels_call_each_other():
+    Pair(calls_helpers).fast(GRID, aligned(), 5)
+
+
+def takes_a_kernel(x, n, FUNCTION: tl.constexpr):
+    tl.store(x, FUNCTION(n))
+
+
+@pytest.mark.null
+def test_a_kernel_as_constexpr():
+    pair = Pair(takes_a_kernel)
+    pair.leaves("constexpr", GRID, aligned(), 5, helper)
+    seen = []
+    triton.knobs.runtime.jit_post_compile_hook = lambda **kwargs: seen.append(kwargs["repr"])
+    if triton.__version__ >= "3.7":  # 3.6 cannot serialise any kernel passed as a constexpr
+        pair.call(GRID, aligned(), 16, helper)
+        assert len(seen) == 2
+
+
+@pytest.mark.null
+def test_compile_hooks():
+    """A cache hook that declines: None, no launch, and nothing learnt."""
+    pair, x = Pair(kernel), aligned()
+    triton.knobs.runtime.jit_cache_hook = lambda **kwargs: True
+    for _ in range(2):
+        outcome = pair.call(GRID, x, 5)
+        assert outcome.result is None and not outcome.launches
+    triton.knobs.runtime.jit_cache_hook = None
+    pair.fast(GRID, x, 5)
+
+
+@pytest.mark.null
+@pytest.mark.parametrize("owner", [TritonJITFunction, lowlat.JITFunction], ids=["triton's class", "lowlat's class"])
+def test_run_swapped_on_the_class(owner, monkeypatch):
+    """sglang's recorder, flashinfer and tracers put their own `run` on the class: it must be called."""
+    ours, x = lowlat.jit(kernel), aligned()
+    ours[GRID](x, 5)
+    ours[GRID](x, 5)
+    launched, seen = null.launches(), []
+
+    def recorder(self, *args, **kwargs):
+        seen.append((self, args, kwargs))
+        return "recorded"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, "run", recorder)
+        assert ours[GRID](x, 5, BLOCK=16) == "recorded"
+        assert ours.run(x, 5, grid=GRID, warmup=False) == "recorded"
+        assert triton.jit(kernel).run is not None
+        if owner is TritonJITFunction:
+            assert ours.exits["patched"] == 2
+    assert [entry[0] for entry in seen] == [ours, ours] and seen[0][2] == {"grid": GRID, "warmup": False, "BLOCK": 16}
+    assert null.launches() == launched
+    before = ours.exits
+    ours[GRID](x, 5)
+    assert ours.exits == before and null.launches() == launched + 1
+
+
+@pytest.mark.null
+def test_getitem_swapped(monkeypatch):
+    ours, x = lowlat.jit(kernel), aligned()
+    ours[GRID](x, 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(KernelInterface, "__getitem__", lambda self, grid: lambda *args, **kwargs: ("seen", grid, args))
+        assert ours[GRID](x, 5) == ("seen", GRID, (x, 5))
+    before = ours.exits
+    ours[GRID](x, 5)
+    assert ours.exits == before
+
+
+@pytest.mark.null
+def test_launcher_call_swapped(monkeypatch):
+    """A profiler that wraps Triton's launcher class sees every launch."""
+    from triton.backends.nvidia.driver import CudaLauncher
+
+    ours, x, seen = lowlat.jit(kernel), aligned(), []
+    ours[GRID](x, 5)
+    original = CudaLauncher.__call__
+    with monkeypatch.context() as patch:
+        patch.setattr(CudaLauncher, "__call__", lambda self, *args: seen.append(args) or original(self, *args))
+        ours[GRID](x, 5)
+    assert len(seen) == 1
+
+
+@pytest.mark.null
+def test_run_set_on_the_instance():
+    ours, x = lowlat.jit(kernel), aligned()
+    ours[GRID](x, 5)
+    ours.run = lambda *args, **kwargs: ("mine", args, kwargs)
+    assert ours[GRID](x, 5) == ("mine", (x, 5), {"grid": GRID, "warmup": False})
+    del ours.run
+    before = ours.exits
+    ours[GRID](x, 5)
+    assert ours.exits == before
+
+
+@pytest.mark.null
+def test_subclass():
+    class Mine(lowlat.JITFunction):
+
+        def run(self, *args, **kwargs):
+            self.ran = True
+            return super().run(*args, **kwargs)
+
+    mine, x = Mine(kernel), aligned()
+    assert hasattr(mine[GRID](x, 5), "asm") and mine.ran
+    assert changed({}, mine.exits)["subclass"] >= 1
+
+
+def test_interpreter():
+    result = run_python("import triton.language as tl, torch, lowlat\nfrom test_jit import kernel\n"
+                        "k = lowlat.jit(kernel)\nprint(type(k).__name__)\n"
+                        "assert type(lowlat.jit(debug=True)(kernel)).__name__ == 'InterpretedFunction'\n"
+                        "x = torch.zeros(4, dtype=torch.int32)\nk[(1,)](x, 7)\nassert x[0] == 7",
+                        TRITON_INTERPRET="1")
+    assert (result.returncode, result.stdout) == (0, "InterpretedFunction\n"), result.stderr
+
+
+def test_switched_off():
+    result = run_python("import triton, lowlat\nfrom test_jit import kernel\n"
+                        "assert type(lowlat.jit(kernel)) is triton.runtime.jit.JITFunction\n"
+                        "assert type(lowlat.jit(debug=True)(kernel)) is triton.runtime.jit.JITFunction", LOWLAT="0")
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.null
+def test_no_gpu_and_no_null_driver():
+    """Triton's own error, on either path, and nothing broken by it."""
+    code = ("import triton, torch, {module}\nfrom test_jit import kernel\nk = {module}.jit(kernel)\n"
+            "for _ in range(2):\n    try:\n        k[(1,)](torch.zeros(4), 5)\n"
+            "    except Exception as error:\n        print(type(error).__name__, error)")
+    texts = [run_python(code.format(module=module)).stdout for module in ("triton", "lowlat")]
+    assert texts[0] == texts[1] and "0 active drivers" in texts[0]
+
+
+def test_unknown_triton():
+    result = run_python(
+        "import warnings, triton, torch\ntriton.__version__ = '3.99.0'\n"
+        "with warnings.catch_warnings(record=True) as caught:\n    warnings.simplefilter('always')\n    import lowlat\n"
+        "assert len(caught) == 1 and 'Triton 3.99.0 is not between 3.6 and 3.9' in str(caught[0].message), caught\n"
+        "from test_jit import kernel\nk = lowlat.jit(kernel)\nassert isinstance(k, lowlat.JITFunction)\n"
+        "from lowlat import null\nif not torch.cuda.is_available():\n    null.activate()\n"
+        "    for _ in range(3): k[(1,)](torch.zeros(4), 5)\n    assert null.launches() == 3 and k.exits == {'unknown triton': 3}")
+    assert result.returncode == 0, result.stderr
+
+
+def test_torch_imported_later():
+    result = run_python("import lowlat, sys\nfrom lowlat import _torch\n"
+                        "if 'torch' not in sys.modules:\n    assert not _torch.attached\nimport torch\n"
+                        "from test_jit import kernel\nfrom lowlat import null\n"
+                        "if not torch.cuda.is_available():\n    null.activate()\n"
+                        "    k = lowlat.jit(kernel)\n    for _ in range(3): k[(1,)](torch.zeros(4), 5)\n"
+                        "    assert _torch.rung == 'shim' and sum(k.exits.values()) == 1, k.exits")
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.null
+def test_dynamo_sees_a_kernel():
+    """torch.compile and wrap_triton take the subclass for the kernel it is."""
+    from torch._higher_order_ops.triton_kernel_wrap import kernel_side_table
+    from torch.library import wrap_triton
+
+    ours = lowlat.jit(kernel)
+    assert wrap_triton(ours) is not None
+    assert kernel_side_table.get_kernel(kernel_side_table.add_kernel(ours)) is ours
+
+
+@pytest.mark.null
+def test_fork():
+    """A child may launch natively only after Triton has launched in it."""
+    code = ("import os, sys, torch, lowlat\nfrom lowlat import null\nfrom test_jit import kernel\nnull.activate()\n"
+            "k, x = lowlat.jit(kernel), torch.zeros(64)\nfor _ in range(3): k[(1,)](x, 5)\nchild = os.fork()\n"
+            "if child == 0:\n    for _ in range(3): k[(1,)](x, 5)\n"
+            "    os._exit(0 if k.exits == {'first call': 1, 'forked': 1} else 1)\n"
+            "status = os.waitpid(child, 0)[1]\nk[(1,)](x, 5)\nassert k.exits == {'first call': 1}\n"
+            "sys.exit(os.waitstatus_to_exitcode(status))")
+    result = run_python(code)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.null
+def test_scratch_memory_goes_through_tritons_launcher():
+    """A kernel that needs scratch memory: allocated by Triton's launcher, per call."""
+
+    def allocate(size, alignment, stream):
+        sizes.append((size, alignment))
+        return torch.empty(size, dtype=torch.int8)
+
+    def stage(jit):
+        return jit(makes_a_descriptor)
+
+    sizes = []
+    kernels = [stage(triton.jit), stage(lowlat.jit)]
+    x = aligned(4096)
+    for ours in kernels:
+        with pytest.raises(RuntimeError, match="no allocator was set"):
+            ours[GRID](x, 64, 64, BLOCK=16)
+    triton.set_allocator(allocate)
+    try:
+        for ours in kernels:
+            for _ in range(3):
+                ours[GRID](x, 64, 64, BLOCK=16)
+    finally:
+        from triton.runtime import _allocation
+
+        triton.set_allocator(_allocation.NullAllocator())
+    assert len(sizes) == 6 and len(set(sizes)) == 1
+    assert [plan.route for plan in kernels[1].plans] == ["launcher"]
+
+
+def makes_a_descriptor(x, M, N, BLOCK: tl.constexpr):
+    descriptor = tl.make_tensor_descriptor(x, [M, N], [N, 1], [BLOCK, BLOCK])
+    descriptor.store([0, 0], descriptor.load([0, 0]) + 1.0)
+
+
