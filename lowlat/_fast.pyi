@@ -1,6 +1,7 @@
 """The Python surface of the compiled hot path (checked against the module by mypy's stubtest in the tests)."""
 
-from typing import Any, Callable, final
+from collections.abc import Callable
+from typing import Any, final
 
 REASONS_TEXT: dict[str, str]
 REASON_NAMES: tuple[str, ...]

@@ -16,8 +16,7 @@ from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_AsUnsignedLongLon
 from cpython.object cimport PyCallable_Check, PyObject, PyObject_Call, PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_New, PyTuple_SET_ITEM
-from libc.math cimport isnan
-from libc.stdint cimport INT32_MAX, INT32_MIN, INT64_MAX
+from libc.stdint cimport INT32_MAX, INT32_MIN
 from libc.stdlib cimport calloc, free, getenv, malloc
 from libc.string cimport memcmp, memcpy, memset, strcmp
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
@@ -600,7 +599,7 @@ cdef int specialize_annotated(const Parameter* parameter, PyObject* argument, Py
         if parameter.signed or parameter.bits < 64:
             return ANNOTATION
     elif parameter.signed:
-        if parameter.bits < 64 and not (-(<int64_t>1 << (parameter.bits - 1)) <= number < <int64_t>1 << (parameter.bits - 1)):
+        if number >> (parameter.bits - 1) not in (0, -1):
             return ANNOTATION
         # The i8 of Triton 3.6 takes 0 to 255 and no negative number, and 3.7's takes any.
         if parameter.bits == 8 and number < 0:
@@ -1391,8 +1390,8 @@ cdef class Kernel:
         self.refusal = REASON_NAMES.index(refusal)
 
 
-def configure(*, watch_state, read_state, patched_getitem, describe, run_with_triton, launch_with_triton, finish_with_triton, kernel_type,
-              constexpr_type, immutable_types, triton_dtype_type):
+def configure(*, watch_state, read_state, patched_getitem, describe, run_with_triton, launch_with_triton,
+              finish_with_triton, kernel_type, constexpr_type, immutable_types, triton_dtype_type):
     """Called once by lowlat.jit with everything of Triton's that the hot path needs."""
     state.watch_state = watch_state
     state.read_state = read_state
@@ -1544,7 +1543,7 @@ def floor(uint64_t function, list pointers, int zeros, int threads, int shared, 
     the first parameters and `zeros` further words of zero: what no launcher can beat with that call."""
     cdef CUlaunchConfig config
     cdef timespec start, stop
-    cdef int i
+    cdef int i, _
     cdef CUresult result = 0
     cdef int words = <int>len(pointers) + zeros
     cdef uint64_t* storage = <uint64_t*>calloc(words + 1, sizeof(uint64_t))
@@ -1564,7 +1563,7 @@ def floor(uint64_t function, list pointers, int zeros, int threads, int shared, 
         config.stream = <void*>stream
         with nogil:
             clock_gettime(CLOCK_MONOTONIC, &start)
-            for i in range(count):
+            for _ in range(count):
                 result = driver.launch(&config, <CUfunction>function, parameters, NULL)
                 if result != 0:
                     break

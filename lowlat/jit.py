@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 import warnings
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Callable, Iterable, Optional, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 from triton import knobs
 from triton.runtime.jit import JITFunction as TritonJITFunction
@@ -32,17 +32,26 @@ class JITFunction(_fast.Kernel, TritonJITFunction):
         self,
         fn: Callable[..., Any],
         version: Any = None,
-        do_not_specialize: Optional[Iterable[int | str]] = None,
-        do_not_specialize_on_alignment: Optional[Iterable[int | str]] = None,
-        debug: Optional[bool] = None,
-        noinline: Optional[bool] = None,
-        repr: Optional[Callable[..., Any]] = None,
-        launch_metadata: Optional[Callable[..., Any]] = None,
+        do_not_specialize: Iterable[int | str] | None = None,
+        do_not_specialize_on_alignment: Iterable[int | str] | None = None,
+        debug: bool | None = None,
+        noinline: bool | None = None,
+        repr: Callable[..., Any] | None = None,
+        launch_metadata: Callable[..., Any] | None = None,
     ) -> None:
         TritonJITFunction.__init__(self, fn, version=version, do_not_specialize=do_not_specialize,
                                    do_not_specialize_on_alignment=do_not_specialize_on_alignment, debug=debug,
                                    noinline=noinline, repr=repr, launch_metadata=launch_metadata)
         self._describe_parameters(*_triton.parameters_of(self))
+
+    def __copy__(self) -> JITFunction:
+        """A shallow copy shares Triton's caches and hooks, as a copy of Triton's own class does; not the plans."""
+        duplicate = type(self).__new__(type(self))
+        duplicate.__dict__.update(self.__dict__)
+        for name in ("pre_run_hooks", "device_caches", "used_global_vals", "debug", "route"):
+            setattr(duplicate, name, getattr(self, name))
+        duplicate._describe_parameters(*_triton.parameters_of(duplicate))
+        return duplicate
 
 
 def _run_with_triton(kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -110,12 +119,12 @@ def jit(fn: T) -> JITFunction: ...
 def jit(
     *,
     version: Any = None,
-    repr: Optional[Callable[..., Any]] = None,
-    launch_metadata: Optional[Callable[..., Any]] = None,
-    do_not_specialize: Optional[Iterable[int | str]] = None,
-    do_not_specialize_on_alignment: Optional[Iterable[int | str]] = None,
-    debug: Optional[bool] = None,
-    noinline: Optional[bool] = None,
+    repr: Callable[..., Any] | None = None,
+    launch_metadata: Callable[..., Any] | None = None,
+    do_not_specialize: Iterable[int | str] | None = None,
+    do_not_specialize_on_alignment: Iterable[int | str] | None = None,
+    debug: bool | None = None,
+    noinline: bool | None = None,
 ) -> Callable[[T], JITFunction]: ...
 
 
@@ -146,7 +155,3 @@ def _check_options(options: dict[str, Any]) -> None:
         if name not in _OPTIONS:
             triton_jit(**{name: options[name]})  # raises TypeError, in Triton's words
             raise TypeError(f"jit() got an unexpected keyword argument {name!r}")
-
-
-def torch_is_loaded() -> bool:
-    return "torch" in sys.modules

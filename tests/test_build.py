@@ -27,7 +27,8 @@ def test_nothing_generated_is_tracked():
 
 
 def test_missing_extension_says_what_to_type(tmp_path):
-    shutil.copytree(ROOT / "lowlat", tmp_path / "lowlat", ignore=shutil.ignore_patterns("*.so", "*.so.1", "__pycache__"))
+    compiled = shutil.ignore_patterns("*.so", "*.so.1", "__pycache__")
+    shutil.copytree(ROOT / "lowlat", tmp_path / "lowlat", ignore=compiled)
     result = subprocess.run([sys.executable, "-c", "import lowlat"], capture_output=True, text=True, cwd=tmp_path)
     assert "ImportError" in result.stderr and "pip install -e ." in result.stderr
     assert "there is no slow mode" in result.stderr

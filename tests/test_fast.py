@@ -209,7 +209,7 @@ def test_do_not_specialize_shares_a_plan():
     assert pair.lowlat.exits == {"first call": 1}
 
 
-# ---- constexprs and options -------------------------------------------------------------------------------------------
+# ---- constexprs and options -----------------------------------------------------------------------------------------
 
 VALUES = [0, 1, True, 1.0, 0.0, -0.0, False, None, "x", "y", "", "ab" * 40, 2**40, -5, 2**63, float("inf"), tl.float16,
           tl.float32, torch.float16]
@@ -329,7 +329,7 @@ def test_unknown_option():
     pair.leaves("option", GRID, aligned(), 5, extern_libs={})
 
 
-# ---- binding ----------------------------------------------------------------------------------------------------------
+# ---- binding --------------------------------------------------------------------------------------------------------
 
 
 def test_keywords_in_any_order():
@@ -376,7 +376,7 @@ def test_arguments_that_do_not_bind(args, kwargs):
     pair.fast(GRID, aligned(), 5)
 
 
-@pytest.mark.parametrize("argument", ["text", b"x", 1j, [1], {}, (1, 2), object(), torch.float32, tl.float32, int, 3.5 + 0j],
+@pytest.mark.parametrize("argument", ["text", b"x", 1j, [1], {}, (1, 2), object(), torch.float32, tl.float32, int],
                          ids=repr)
 def test_arguments_of_other_types(argument):
     pair = Pair(one)
@@ -427,7 +427,7 @@ def test_no_cap_on_parameters(count, tmp_path):
     pair.fast(lambda meta: (len(meta) + 1, ), *arguments)
 
 
-# ---- annotations ------------------------------------------------------------------------------------------------------
+# ---- annotations ----------------------------------------------------------------------------------------------------
 
 
 def annotated_i32(x, n: int):
@@ -517,7 +517,7 @@ def test_annotated_pointers():
     Pair(annotated_const).fast(GRID, aligned(), aligned())
 
 
-# ---- grids ------------------------------------------------------------------------------------------------------------
+# ---- grids ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("grid", [(1, ), (2, 3), (2, 3, 4), [5], [1, 2, 3], (7, 1, 1, 9), (2**31 - 1, ), (0, ), (4, 0),
@@ -627,7 +627,7 @@ def test_launchers_are_values():
     assert callable(first) and first != second and "launcher" in repr(first)
 
 
-# ---- the run door -----------------------------------------------------------------------------------------------------
+# ---- the run door ---------------------------------------------------------------------------------------------------
 
 
 def test_run():
@@ -669,7 +669,8 @@ def test_autotune_and_heuristics():
     def build(jit):
         kernel = jit(defaults)
         kernel = triton.heuristics({"m": lambda args: args["n"] + 1})(kernel)
-        return triton.autotune([triton.Config({"BLOCK": 16}), triton.Config({"BLOCK": 32}, num_warps=8)], key=["n"])(kernel)
+        configs = [triton.Config({"BLOCK": 16}), triton.Config({"BLOCK": 32}, num_warps=8)]
+        return triton.autotune(configs, key=["n"])(kernel)
 
     kernels = [build(triton.jit), build(lowlat.jit)]
     x = aligned()
@@ -685,7 +686,7 @@ def test_autotune_and_heuristics():
     assert inner.exits == before
 
 
-# ---- globals ----------------------------------------------------------------------------------------------------------
+# ---- globals --------------------------------------------------------------------------------------------------------
 
 FACTOR = tl.constexpr(3)
 OTHER = tl.constexpr(4)
@@ -739,7 +740,7 @@ def test_plain_globals(monkeypatch):
     pair.leaves("global", GRID, x)
 
 
-# ---- live state -------------------------------------------------------------------------------------------------------
+# ---- live state -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["launch_enter_hook", "launch_exit_hook"])
@@ -1108,7 +1109,7 @@ def test_tensor_subclass():
     Pair(one).leaves("argument", GRID, aligned().as_subclass(Subclass), 5)
 
 
-# ---- routes -----------------------------------------------------------------------------------------------------------
+# ---- routes ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("route", ["driver", "wrapper", "auto"])
@@ -1147,7 +1148,7 @@ def test_plans_are_bounded():
     assert len(kernel.plans) <= 4096
 
 
-# ---- the refinement theorem --------------------------------------------------------------------------------------------
+# ---- the refinement theorem -----------------------------------------------------------------------------------------
 
 
 def test_key_refinement():
@@ -1155,8 +1156,8 @@ def test_key_refinement():
     from triton._C.libtriton import native_specialize_impl
     from triton.backends.nvidia.compiler import CUDABackend
 
-    numbers = sorted({s * (2**k + d) for k in (0, 1, 4, 29, 30, 31, 32, 61, 62, 63) for d in (-17, -16, -1, 0, 1, 15, 16)
-                      for s in (1, -1)})
+    near = (-17, -16, -1, 0, 1, 15, 16)
+    numbers = sorted({s * (2**k + d) for k in (0, 1, 4, 29, 30, 31, 32, 61, 62, 63) for d in near for s in (1, -1)})
     numbers = [n for n in numbers if -2**63 <= n < 2**64]
     arguments = [*numbers, True, False, None, 0.0, 1.0, -0.0, float("nan"), aligned(), unaligned(),
                  aligned(dtype=torch.int64), unaligned(dtype=torch.float16), torch.empty(0)]

@@ -356,9 +356,9 @@ def test_zero_grid_launches_nothing():
 
 
 def test_forked_child_gets_torchs_error():
-    code = """
+    code = f"""
 import os, torch, triton, triton.language as tl, sys
-sys.path.insert(0, {here!r})
+sys.path.insert(0, {os.path.dirname(__file__)!r})
 import lowlat
 from test_gpu import count
 kernel, counter = lowlat.jit(count), torch.zeros(1, dtype=torch.int32, device="cuda")
@@ -374,7 +374,7 @@ status = os.waitpid(child, 0)[1]
 kernel[(1,)](counter)
 assert counter.item() == 3
 sys.exit(os.waitstatus_to_exitcode(status))
-""".format(here=os.path.dirname(__file__))
+"""
     assert subprocess.run([sys.executable, "-c", code]).returncode == 7
 
 

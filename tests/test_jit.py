@@ -53,8 +53,8 @@ def test_bare_and_with_options():
     options = {"version": "1", "do_not_specialize": ["n"], "do_not_specialize_on_alignment": ["x"], "debug": True,
                "noinline": True, "repr": lambda specialization: "renamed", "launch_metadata": lambda *args: {}}
     ours, theirs = lowlat.jit(**options)(kernel), triton.jit(**options)(kernel)
-    for name in ("version", "do_not_specialize", "do_not_specialize_on_alignment", "debug", "noinline", "launch_metadata",
-                 "_repr"):
+    for name in ("version", "do_not_specialize", "do_not_specialize_on_alignment", "debug", "noinline",
+                 "launch_metadata", "_repr"):
         assert getattr(ours, name) == getattr(theirs, name), name
 
 
@@ -75,10 +75,14 @@ def test_calling_a_kernel_directly():
             jit(kernel)(1)
 
 
+@pytest.mark.null
 def test_copies():
-    ours = lowlat.jit(kernel)
-    with pytest.raises(TypeError):
-        copy.copy(ours)  # as a C-level object: say so, rather than share half of the state
+    ours, x = lowlat.jit(kernel), aligned()
+    compiled = ours[GRID](x, 5)
+    duplicate = copy.copy(ours)
+    assert duplicate.device_caches is ours.device_caches and duplicate.arg_names == ours.arg_names
+    assert duplicate[GRID](x, 5) is compiled
+    assert (duplicate.exits, ours.exits) == ({"first call": 1}, {"first call": 1})
 
 
 @lowlat.jit
@@ -238,7 +242,8 @@ def test_unknown_triton():
         "assert len(caught) == 1 and 'Triton 3.99.0 is not between 3.6 and 3.9' in str(caught[0].message), caught\n"
         "from test_jit import kernel\nk = lowlat.jit(kernel)\nassert isinstance(k, lowlat.JITFunction)\n"
         "from lowlat import null\nif not torch.cuda.is_available():\n    null.activate()\n"
-        "    for _ in range(3): k[(1,)](torch.zeros(4), 5)\n    assert null.launches() == 3 and k.exits == {'unknown triton': 3}")
+        "    for _ in range(3): k[(1,)](torch.zeros(4), 5)\n"
+        "    assert null.launches() == 3 and k.exits == {'unknown triton': 3}")
     assert result.returncode == 0, result.stderr
 
 

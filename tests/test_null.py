@@ -96,7 +96,7 @@ def test_refuses_where_a_driver_is_loaded(tmp_path):
     source.write_text("int cuInit(unsigned flags) { return 0; }")
     subprocess.run(["cc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", other, source], check=True)
     result = python(f"import ctypes; ctypes.CDLL({str(other)!r})\nfrom lowlat import null\nnull.activate()")
-    assert "has loaded a CUDA driver" in result.stderr
+    assert f"has loaded {other}" in result.stderr
 
 
 def test_refuses_where_cuda_is_initialised():

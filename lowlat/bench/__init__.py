@@ -13,9 +13,10 @@ import platform
 import statistics
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
-from typing import Any, Callable, Iterator
+from typing import Any
 
 import triton
 
@@ -46,7 +47,9 @@ class Case:
 
 def _parameters(tensors: int, scalars: int, constexprs: int) -> str:
     # One int is 1 (Triton makes it a constant), some are multiples of 16, none of the others repeats.
-    numbers = [1 if i == scalars - 1 and scalars > 4 else (3 + 7 * i if i % 3 else 16 * (i + 2)) for i in range(scalars)]
+    numbers = [3 + 7 * i if i % 3 else 16 * (i + 2) for i in range(scalars)]
+    if scalars > 4:
+        numbers[-1] = 1
     return ", ".join([f"p{i}" for i in range(tensors)] + [str(n) for n in numbers] + ["32"] * constexprs)
 
 
@@ -223,7 +226,8 @@ def _loop(call: str, k: Any, grid: Any, tensors: list[Any], **names: Any) -> Cal
     """A function that makes the call once per item: literals are constants, the rest local variables, as in the body
     of a user's function."""
     arguments = {"k": k, "grid": grid, **{f"p{i}": tensor for i, tensor in enumerate(tensors)}, **names}
-    source = f"def loop(times, {', '.join(f'{name}={name}' for name in arguments)}):\n    for _ in times:\n        {call}\n"
+    parameters = ", ".join(f"{name}={name}" for name in arguments)
+    source = f"def loop(times, {parameters}):\n    for _ in times:\n        {call}\n"
     exec(source, arguments)
     return arguments["loop"]
 

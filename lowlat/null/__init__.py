@@ -224,7 +224,7 @@ def _refuse_if_taken() -> None:
         for line in maps:
             path = line.split()[-1]
             if os.path.basename(path).startswith("libcuda.so") and not os.path.samefile(path, _LIBRARY):
-                raise NullDriverError("this process has loaded a CUDA driver; activate the null driver in a new process")
+                raise NullDriverError(f"this process has loaded {path}; activate the null driver in a new process")
 
 
 def _gpu_count() -> int:

@@ -1,0 +1,41 @@
+# `make bench` measures, `make test` proves; each sets up .venv by itself on a fresh machine.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+SOURCES := setup.py pyproject.toml $(wildcard lowlat/*.pyx lowlat/*.pxd lowlat/*.h lowlat/null/*.c)
+
+.PHONY: bench test lint build doctor annotate clean
+
+bench: build
+	$(RUN) -m lowlat bench --json bench.json --plot bench.png
+
+test: build
+	$(RUN) -m pytest
+
+lint: build
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/cython-lint lowlat/_fast.pyx lowlat/_fast.pxd
+
+doctor: build
+	$(RUN) -m lowlat doctor
+
+# Cython's annotated listing of the hot path, to be read after each change to it.
+annotate: build
+	LOWLAT_ANNOTATE=1 $(RUN) setup.py -q build_ext --inplace --force
+	@echo lowlat/_fast.html
+
+build: $(VENV)/built
+
+$(VENV)/installed: requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit("lowlat is developed on Python 3.11 or later, this is " + sys.version) if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install -q -r requirements.txt
+	touch $@
+
+$(VENV)/built: $(VENV)/installed $(SOURCES)
+	$(RUN) -m pip install -q --no-build-isolation --no-deps -e .
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info lowlat/_fast.c lowlat/_fast.html lowlat/*.so lowlat/null/libcuda.so.1 bench.json bench.png
