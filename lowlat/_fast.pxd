@@ -105,7 +105,8 @@ cdef class Global:
 cdef class Plan:
     """How to launch one CompiledKernel: everything about it that Triton would look up again."""
 
-    cdef bytes fingerprint
+    cdef const uint64_t* words  # the fingerprint, as held below
+    cdef Py_ssize_t size      # in bytes
     cdef PyObject* compiled   # the CompiledKernel, borrowed from Triton's cache while `stamp` is current
     cdef lowlat_stamp stamp
     cdef CUfunction function
@@ -116,6 +117,7 @@ cdef class Plan:
     cdef uint16_t* slots      # per kernel parameter: index of the argument it is
     cdef CUlaunchAttribute attributes[4]
     cdef int reason           # of a plan that says "Triton": why
+    cdef bytes fingerprint
     cdef tuple keepalive      # objects whose addresses the fingerprint holds
     cdef object reference     # weak, to the CompiledKernel: Triton decides how long it lives
     cdef object key           # its key in Triton's kernel cache
@@ -135,6 +137,7 @@ cdef class Kernel:
     # What every launch reads comes first, so that it shares few cache lines.
     cdef int refusal            # a reason for which this kernel always goes to Triton, or 0
     cdef bint run_replaced      # somebody set `run` on the instance
+    cdef bint has_globals       # the kernel was compiled with module globals
     cdef Parameter* parameters
     cdef Value* values          # per constexpr parameter
     cdef Py_ssize_t parameter_count

@@ -94,7 +94,12 @@ def current_reason() -> str: ...
 def current_device() -> int: ...
 def current_stream(device: int) -> int: ...
 def set_current_readers(
-    *, torch_device: int = 0, torch_stream: int = 0, null_device: int = 0, null_stream: int = 0
+    *,
+    torch_device: int = 0,
+    torch_stream: int = 0,
+    null_device: int = 0,
+    null_stream: int = 0,
+    only_device: bool = False,
 ) -> None: ...
 def set_rung(
     name: str,

@@ -11,7 +11,6 @@ This module imports neither Triton nor torch: lowlat/_triton.py and lowlat/_torc
 
 cimport cython
 from cpython.dict cimport PyDict_GetItemWithError, PyDict_New, PyDict_Next, PyDict_SetItem
-from cpython.list cimport PyList_CheckExact, PyList_GET_SIZE
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_AsUnsignedLongLong
 from cpython.object cimport PyCallable_Check, PyObject, PyObject_Call, PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
@@ -47,7 +46,9 @@ cdef extern from "_python.h":
     void lowlat_watch(const lowlat_words*, object)
     bint lowlat_stamp_current(const lowlat_stamp*, PyObject*)
     int lowlat_set_stamp(lowlat_stamp*, object, object) except -1
+    PyObject* lowlat_new(PyTypeObject*, PyObject*) except NULL
     void lowlat_give_vectorcall(PyTypeObject*, Py_ssize_t, void*)
+    void lowlat_give_subscript(PyTypeObject*, void*)
     ctypedef struct PyMethodDef:
         const char* ml_doc
     int lowlat_add_method(PyTypeObject*, PyMethodDef*, const char*, object) except -1
@@ -87,6 +88,7 @@ cdef extern from "_torch.h":
         void* torch_stream
         void* null_device
         void* null_stream
+        bint only_device
 
     lowlat_torch_state lowlat_torch
     lowlat_current_state lowlat_current
@@ -104,6 +106,14 @@ cdef extern from "Python.h":
     ctypedef struct PyListObject:
         PyObject** ob_item
     PyTypeObject* type_of "Py_TYPE"(PyObject*)
+    bint is_tuple "PyTuple_CheckExact"(PyObject*)
+    bint is_list "PyList_CheckExact"(PyObject*)
+    Py_ssize_t tuple_size "PyTuple_GET_SIZE"(PyObject*)
+    Py_ssize_t list_size "PyList_GET_SIZE"(PyObject*)
+    Py_ssize_t dict_size "PyDict_GET_SIZE"(PyObject*)
+    void lowlat_hold "Py_INCREF"(PyObject*)
+    void lowlat_release "Py_DECREF"(PyObject*)
+    PyObject* lowlat_new_reference "Py_NewRef"(object)
     int PyObject_GenericSetAttr(object, object, PyObject*) except -1
     PyTypeObject PyLong_Type
     PyTypeObject PyBool_Type
@@ -253,34 +263,50 @@ cdef class Launcher:
         return f"<lowlat launcher of {self.kernel!r} over grid {self.grid!r}>"
 
 
+cdef PyObject* kernel_subscript(PyObject* self, PyObject* grid) except NULL:
+    """mp_subscript of lowlat.JITFunction: `Kernel.__getitem__` without a reference count to spare.
+
+    A note on references, here and below: from CPython 3.12 on an increment is a 32-bit store and a decrement a 64-bit
+    load, and a load that meets such a store in flight waits for it, some five nanoseconds each time.  So the path of
+    a launch works on borrowed pointers; what they stand on is said where it is not the caller's own reference.
+    """
+    cdef PyObject* launcher
+    if (<PyTypeObjectFields*>state.kernel_type).tp_version_tag != state.kernel_type_version or state.reason == PATCHED:
+        return lowlat_new_reference((<Kernel>self).__getitem__(<object>grid))
+    launcher = lowlat_new(<PyTypeObject*>Launcher, <PyObject*>EMPTY)
+    (<Launcher>launcher).vectorcall = <vectorcallfunc>launcher_vectorcall
+    (<Launcher>launcher).kernel = <Kernel>self
+    (<Launcher>launcher).grid = <object>grid
+    return launcher
+
+
 cdef PyObject* launcher_vectorcall(PyObject* self, PyObject* const* args, size_t nargs, PyObject* names) except NULL:
-    cdef Launcher launcher = <Launcher>self
     cdef PyObject* const* name_items = NULL
     cdef Py_ssize_t keywords = 0
     if names != NULL:
         name_items = tuple_items(names)
-        keywords = PyTuple_GET_SIZE(<object>names)
-    return launch(launcher.kernel, <PyObject*>launcher.grid, args, PyVectorcall_NARGS(nargs), name_items, keywords,
-                  THROUGH_GETITEM)
+        keywords = tuple_size(names)
+    return launch(<Kernel><PyObject*>(<Launcher>self).kernel, <PyObject*>(<Launcher>self).grid, args,
+                  PyVectorcall_NARGS(nargs), name_items, keywords, THROUGH_GETITEM)
 
 
 cdef PyObject* launcher_call(PyObject* self, PyObject* positional, PyObject* keywords) except NULL:
     """The same for f(*args, **kwargs): the dict is laid out on the C stack instead of a new array and names tuple."""
-    cdef Launcher launcher = <Launcher>self
-    cdef Py_ssize_t count = PyTuple_GET_SIZE(<object>positional)
-    cdef Py_ssize_t named = 0 if keywords == NULL else len(<dict>keywords)
+    cdef Py_ssize_t count = tuple_size(positional)
+    cdef Py_ssize_t named = 0 if keywords == NULL else dict_size(keywords)
     cdef PyObject** args
     cdef PyObject** names
     cdef Py_ssize_t position = 0, i = 0
     if named == 0:
-        return launch(launcher.kernel, <PyObject*>launcher.grid, tuple_items(positional), count, NULL, 0,
-                      THROUGH_GETITEM)
+        return launch(<Kernel><PyObject*>(<Launcher>self).kernel, <PyObject*>(<Launcher>self).grid,
+                      tuple_items(positional), count, NULL, 0, THROUGH_GETITEM)
     args = <PyObject**>alloca((count + 2 * named) * sizeof(PyObject*))
     names = args + count + named
     memcpy(args, tuple_items(positional), count * sizeof(PyObject*))
     while i < named and PyDict_Next(<object>keywords, &position, &names[i], &args[count + i]):
         i += 1
-    return launch(launcher.kernel, <PyObject*>launcher.grid, args, count, names, named, THROUGH_GETITEM)
+    return launch(<Kernel><PyObject*>(<Launcher>self).kernel, <PyObject*>(<Launcher>self).grid, args, count, names,
+                  named, THROUGH_GETITEM)
 
 
 cdef PyObject* kernel_run(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* names) except NULL:
@@ -289,7 +315,7 @@ cdef PyObject* kernel_run(PyObject* self, PyObject* const* args, Py_ssize_t coun
     cdef Py_ssize_t keywords = 0
     if names != NULL:
         name_items = tuple_items(names)
-        keywords = PyTuple_GET_SIZE(<object>names)
+        keywords = tuple_size(names)
     return launch(<Kernel>self, NULL, args, count, name_items, keywords, THROUGH_RUN)
 
 
@@ -315,103 +341,87 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
     else:
         python_getters(&device, &stream)
 
-    cdef Binding binding = kernel.run_binding if through == THROUGH_RUN else kernel.binding
-    if not fits(binding, positional, names, keywords):
+    # Borrowed from the kernel, as is the plan below.  Both may go when other Python code runs, so whoever lets it
+    # run (a grid callable, the wrapper route, learning) holds what it needs afterwards.
+    cdef PyObject* binding = <PyObject*>kernel.run_binding if through == THROUGH_RUN else <PyObject*>kernel.binding
+    if not fits(<Binding>binding, positional, names, keywords):
         binding = find_binding(kernel, positional, names, keywords, through)
-        if binding is None:
+        if binding == NULL:
             return leave(kernel, BINDING, grid, args, positional, names, keywords, through)
 
     cdef Py_ssize_t i, count = kernel.parameter_count
     cdef PyObject* const* arguments = args
     cdef PyObject** gathered
-    if not binding.straight:
+    cdef const int16_t* sources
+    if not (<Binding>binding).straight:
+        sources = (<Binding>binding).sources
         gathered = <PyObject**>alloca((count + 1) * sizeof(PyObject*))
         for i in range(count):
-            gathered[i] = args[binding.sources[i]] if binding.sources[i] >= 0 else kernel.parameters[i].default
+            gathered[i] = args[sources[i]] if sources[i] >= 0 else kernel.parameters[i].default
         arguments = gathered
 
     # The fingerprint: a header, one tag byte per parameter and option, the values of constexprs and options.
-    cdef Py_ssize_t size = binding.words * sizeof(uint64_t)
+    cdef Py_ssize_t size = (<Binding>binding).words * sizeof(uint64_t)
     cdef uint64_t* fingerprint = <uint64_t*>alloca(size)
     cdef uint64_t* payload = <uint64_t*>alloca((count + 1) * sizeof(uint64_t))
     fingerprint[0] = state.environment << 32 | <uint64_t><uint32_t>device
-    fingerprint[1] = binding.option_names
-    reason = specialize(kernel, binding, args, arguments, fingerprint, payload)
+    fingerprint[1] = (<Binding>binding).option_names
+    reason = specialize(kernel, <Binding>binding, args, arguments, fingerprint, payload)
     if reason != OK:
         return leave(kernel, reason, grid, args, positional, names, keywords, through)
 
     cdef bint warmup = False
     if through == THROUGH_RUN:
-        grid = args[binding.grid_source]
-        warmup = args[binding.warmup_source] == Py_True
-        if not warmup and args[binding.warmup_source] != Py_False:
+        grid = args[(<Binding>binding).grid_source]
+        warmup = args[(<Binding>binding).warmup_source] == Py_True
+        if not warmup and args[(<Binding>binding).warmup_source] != Py_False:
             return leave(kernel, BINDING, grid, args, positional, names, keywords, through)
 
-    cdef Plan plan = kernel.last
-    if plan is None or not matches(plan, fingerprint, size):
+    cdef PyObject* plan = <PyObject*>kernel.last
+    if not matches(<Plan>plan, fingerprint, size):
         plan = find_plan(kernel, fingerprint, size)
-        if plan is None:
+        if plan == NULL:
             if warmup:
                 return leave(kernel, WARMUP, grid, args, positional, names, keywords, through)
-            return learn(kernel, FIRST_CALL, binding, grid, args, arguments, positional, names, keywords, through,
-                         fingerprint, payload)
-    if plan.route_ == ROUTE_TRITON:
-        return leave(kernel, plan.reason, grid, args, positional, names, keywords, through)
+            return learn(kernel, FIRST_CALL, <Binding>binding, grid, args, arguments, positional, names, keywords,
+                         through, fingerprint, payload)
+    if (<Plan>plan).route_ == ROUTE_TRITON:
+        return leave(kernel, (<Plan>plan).reason, grid, args, positional, names, keywords, through)
 
     # The kernel is Triton's: it must still be what Triton would find under the key, or the call is learnt anew.
-    cdef PyObject* found = plan.compiled
-    if not lowlat_stamp_current(&plan.stamp, <PyObject*>kernel.device_caches):
-        found = cached_kernel(kernel, plan)
-    if found == NULL:
+    cdef PyObject* compiled = (<Plan>plan).compiled
+    if not lowlat_stamp_current(&(<Plan>plan).stamp, <PyObject*>kernel.device_caches):
+        compiled = cached_kernel(kernel, <Plan>plan)
+    if compiled == NULL:
         if warmup:
             return leave(kernel, WARMUP, grid, args, positional, names, keywords, through)
-        return learn(kernel, FORGOTTEN, binding, grid, args, arguments, positional, names, keywords, through,
+        return learn(kernel, FORGOTTEN, <Binding>binding, grid, args, arguments, positional, names, keywords, through,
                      fingerprint, payload)
-    cdef object compiled = <object>found
 
-    if kernel.globals is None or len(kernel.globals) > 0:
-        if not globals_unchanged(kernel):
-            return leave(kernel, GLOBAL, grid, args, positional, names, keywords, through)
-    if warmup:
-        Py_INCREF(compiled)
-        return found
+    if kernel.has_globals and not globals_unchanged(kernel):
+        return leave(kernel, GLOBAL, grid, args, positional, names, keywords, through)
 
     cdef int32_t blocks[3]
-    cdef object evaluated = None
-    cdef dict bound
-    if PyTuple_CheckExact(<object>grid) or PyList_CheckExact(<object>grid):
+    cdef CUresult result = 0
+    if warmup:
+        lowlat_hold(compiled)
+        return compiled
+    if is_tuple(grid) or is_list(grid):
         if not parse_grid(grid, blocks):
             return leave(kernel, GRID, grid, args, positional, names, keywords, through)
+        # Held from here on: with the GIL released, another thread may clear Triton's cache.
+        lowlat_hold(compiled)
+        try_submit(<Plan>plan, compiled, blocks, stream, arguments, count, payload, &result)
     elif PyCallable_Check(<object>grid):
-        # Triton hands the callable its live dict of bound arguments and launches with whatever is in it afterwards.
-        bound = bind_arguments(kernel, arguments)
-        evaluated = (<object>grid)(bound)
-        grid = <PyObject*>evaluated
-        if (not (PyTuple_CheckExact(evaluated) or PyList_CheckExact(evaluated)) or not parse_grid(grid, blocks)
-                or not still_bound(kernel, bound, arguments) or live_reason(kernel) != OK):
-            return finish_with_triton(kernel, compiled, evaluated, stream, bound)
+        lowlat_hold(compiled)
+        launch_over_callable(kernel, <Plan>plan, compiled, grid, stream, arguments, payload, &result)
     else:
         return leave(kernel, GRID, grid, args, positional, names, keywords, through)
-
-    if plan.route_ != ROUTE_DRIVER:
-        launch_with_wrapper(plan, compiled, blocks, stream, arguments, count)
-        Py_INCREF(compiled)
-        return found
-
-    # Triton multiplies in 32 bits and launches nothing unless the product is positive.
-    if <int32_t>(<uint32_t>blocks[0] * <uint32_t>blocks[1] * <uint32_t>blocks[2]) <= 0:
-        Py_INCREF(compiled)
-        return found
-    cdef CUresult result = launch_with_driver(plan, blocks, stream, payload)
-    if result != 0:
-        if result == CUDA_ERROR_INVALID_CONTEXT:
-            # Nothing was launched.  Triton makes a context current in such a thread and then launches or raises.
-            if evaluated is not None:
-                return finish_with_triton(kernel, compiled, evaluated, stream, bound)
-            return leave(kernel, NO_CONTEXT, grid, args, positional, names, keywords, through)
-        raise_driver_error(result)
-    Py_INCREF(compiled)
-    return found
+    if result == CUDA_ERROR_INVALID_CONTEXT:
+        # Nothing was launched.  Triton makes a context current in such a thread and then launches or raises.
+        lowlat_release(compiled)
+        return leave(kernel, NO_CONTEXT, grid, args, positional, names, keywords, through)
+    return compiled
 
 
 cdef inline int live_reason(Kernel kernel) except -1:
@@ -426,7 +436,7 @@ cdef inline int live_reason(Kernel kernel) except -1:
         return RUN_REPLACED
     if type_of(<PyObject*>kernel) != state.kernel_type:
         return SUBCLASS
-    if not PyList_CheckExact(kernel.pre_run_hooks) or PyList_GET_SIZE(kernel.pre_run_hooks) != 0:
+    if not is_list(<PyObject*>kernel.pre_run_hooks) or list_size(<PyObject*>kernel.pre_run_hooks) != 0:
         return PRE_RUN_HOOK
     return OK
 
@@ -437,8 +447,62 @@ cdef inline bint fits(Binding binding, Py_ssize_t positional, PyObject* const* n
 
 
 cdef inline bint matches(Plan plan, const uint64_t* fingerprint, Py_ssize_t size):
-    return (PyBytes_GET_SIZE(plan.fingerprint) == size
-            and memcmp(PyBytes_AS_STRING(plan.fingerprint), fingerprint, size) == 0)
+    return plan is not None and plan.size == size and memcmp(plan.words, fingerprint, size) == 0
+
+
+cdef int try_submit(Plan plan, PyObject* compiled, const int32_t* blocks, void* stream, PyObject* const* arguments,
+                    Py_ssize_t count, uint64_t* payload, CUresult* result) except -1:
+    """Launch over these blocks.  `compiled` is the caller's reference, given up if this raises.  A thread without a
+    context is not an error yet: `result` says so."""
+    try:
+        if plan.route_ != ROUTE_DRIVER:
+            launch_with_wrapper(plan, blocks, stream, arguments, count)
+            return 0
+        # Triton multiplies in 32 bits and launches nothing unless the product is positive.
+        if <int32_t>(<uint32_t>blocks[0] * <uint32_t>blocks[1] * <uint32_t>blocks[2]) <= 0:
+            return 0
+        result[0] = launch_with_driver(plan, blocks, stream, payload)
+        if result[0] != 0 and result[0] != CUDA_ERROR_INVALID_CONTEXT:
+            raise_driver_error(result[0])
+    except:
+        lowlat_release(compiled)
+        raise
+    return 0
+
+
+cdef int launch_over_callable(Kernel kernel, Plan borrowed, PyObject* compiled, PyObject* grid, void* stream,
+                              PyObject* const* arguments, uint64_t* payload, CUresult* result) except -1:
+    """A callable grid: Triton hands it the live dict of bound arguments and launches with whatever is in it then.
+
+    The callable has been called once, so from here on nothing may go to Triton's run(): what is not plain is finished
+    with Triton's own last steps.  References as in `try_submit`.
+    """
+    cdef Plan plan = borrowed  # held: the callable may drop it
+    cdef int32_t blocks[3]
+    cdef dict bound
+    cdef object evaluated
+    try:
+        bound = bind_arguments(kernel, arguments)
+        evaluated = (<object>grid)(bound)
+        if ((type(evaluated) is not tuple and type(evaluated) is not list)
+                or not parse_grid(<PyObject*>evaluated, blocks) or not still_bound(kernel, bound, arguments)
+                or live_reason(kernel) != OK):
+            kernel.exits_[GRID] += 1
+            state.finish_with_triton(kernel, <object>compiled, evaluated, <uint64_t>stream, bound)
+            return 0
+    except:
+        lowlat_release(compiled)
+        raise
+    try_submit(plan, compiled, blocks, stream, arguments, kernel.parameter_count, payload, result)
+    if result[0] == CUDA_ERROR_INVALID_CONTEXT:
+        result[0] = 0
+        try:
+            kernel.exits_[NO_CONTEXT] += 1
+            state.finish_with_triton(kernel, <object>compiled, evaluated, <uint64_t>stream, bound)
+        except:
+            lowlat_release(compiled)
+            raise
+    return 0
 
 
 cdef inline PyObject* const* tuple_items(PyObject* items):
@@ -684,6 +748,7 @@ cdef inline uint64_t float_bits(double number, int bits):
 
 
 cdef object TWO_TO_64 = 1 << 64
+cdef tuple EMPTY = ()
 
 
 # ---- tensors on the lower rungs -----------------------------------------------------------------------------------
@@ -724,9 +789,10 @@ cdef bint read_tensor_with_python(object argument, lowlat_tensor* tensor) except
 
 # ---- binding ------------------------------------------------------------------------------------------------------
 
-cdef Binding find_binding(Kernel kernel, Py_ssize_t positional, PyObject* const* names, Py_ssize_t keywords,
-                          int through):
-    """The binding of this shape of call, resolved once; None where Triton's binder would raise."""
+cdef PyObject* find_binding(Kernel kernel, Py_ssize_t positional, PyObject* const* names, Py_ssize_t keywords,
+                            int through) except? NULL:
+    """The binding of this shape of call, resolved once, borrowed from the kernel; NULL where Triton's binder would
+    raise."""
     cdef tuple name_tuple = PyTuple_New(keywords)
     cdef Py_ssize_t i
     for i in range(keywords):
@@ -737,7 +803,7 @@ cdef Binding find_binding(Kernel kernel, Py_ssize_t positional, PyObject* const*
     if binding is None:
         binding = resolve_binding(kernel, positional, name_tuple, through)
         if binding is None:
-            return None
+            return NULL
         if len(kernel.bindings) >= MAX_BINDINGS:
             kernel.bindings.clear()
         kernel.bindings[shape] = binding
@@ -745,7 +811,7 @@ cdef Binding find_binding(Kernel kernel, Py_ssize_t positional, PyObject* const*
         kernel.run_binding = binding
     else:
         kernel.binding = binding
-    return binding
+    return <PyObject*>binding
 
 
 cdef Binding resolve_binding(Kernel kernel, Py_ssize_t positional, tuple names, int through):
@@ -820,17 +886,18 @@ cdef bint still_bound(Kernel kernel, dict bound, PyObject* const* arguments) exc
 
 # ---- plans --------------------------------------------------------------------------------------------------------
 
-cdef Plan find_plan(Kernel kernel, const uint64_t* fingerprint, Py_ssize_t size):
-    """The plan of a fingerprint that is not the last one's, or None."""
-    cdef Plan plan = kernel.second
-    if plan is None or not matches(plan, fingerprint, size):
+cdef PyObject* find_plan(Kernel kernel, const uint64_t* fingerprint, Py_ssize_t size) except? NULL:
+    """The plan of a fingerprint that is not the last one's, borrowed from the kernel, or NULL."""
+    cdef PyObject* found = <PyObject*>kernel.second
+    cdef Plan plan
+    if not matches(<Plan>found, fingerprint, size):
         found = PyDict_GetItemWithError(kernel.plans_, PyBytes_FromStringAndSize(<const char*>fingerprint, size))
         if found == NULL:
-            return None
-        plan = <Plan>found
+            return NULL
+    plan = <Plan>found
     kernel.second = kernel.last
     kernel.last = plan
-    return plan
+    return found
 
 
 cdef PyObject* cached_kernel(Kernel kernel, Plan plan) except? NULL:
@@ -887,6 +954,8 @@ cdef PyObject* learn(Kernel kernel, int reason, Binding binding, PyObject* grid,
     cdef Plan plan = state.describe(kernel, result, device)
     if plan is not None:
         plan.fingerprint = before
+        plan.words = <const uint64_t*>PyBytes_AS_STRING(before)
+        plan.size = size
         plan.keepalive = tuple(keepalive)
         kernel.plans_[before] = plan
         kernel.second = kernel.last
@@ -965,11 +1034,11 @@ cdef inline bint parse_grid(PyObject* grid, int32_t* blocks) except -1:
     """One to three ints (more are ignored, as Triton does); False for everything else, which is Triton's."""
     cdef Py_ssize_t size, i
     cdef PyObject** items
-    if PyTuple_CheckExact(<object>grid):
-        size = PyTuple_GET_SIZE(<object>grid)
+    if is_tuple(grid):
+        size = tuple_size(grid)
         items = <PyObject**>tuple_items(grid)
     else:
-        size = PyList_GET_SIZE(<object>grid)
+        size = list_size(grid)
         items = (<PyListObject*>grid).ob_item
     if size < 1:
         return False
@@ -997,10 +1066,11 @@ cdef bint long_block(PyObject* item, int64_t* number) except -1:
 cdef CUresult launch_with_driver(Plan plan, const int32_t* blocks, void* stream, uint64_t* payload) except? -1:
     """The driver route: Triton's own launch configuration, the parameters where `payload` has them.
 
-    Everything the driver reads while the GIL is released is on this thread's stack or in the plan, which the caller
-    holds.  The two scratch pointers are part of every kernel's signature; this route is for kernels that use none.
+    Everything the driver reads while the GIL is released is on this thread's stack: another thread may drop the plan.
+    The two scratch pointers are part of every kernel's signature; this route is for kernels that use none.
     """
     cdef CUlaunchConfig config
+    cdef CUlaunchAttribute attributes[4]
     cdef uint64_t scratch = 0
     cdef Py_ssize_t i, count = plan.slot_count
     cdef void** parameters = <void**>alloca((count + 2) * sizeof(void*))
@@ -1018,8 +1088,10 @@ cdef CUresult launch_with_driver(Plan plan, const int32_t* blocks, void* stream,
     config.block[2] = 1
     config.shared = plan.shared
     config.stream = stream
-    config.attributes = plan.attributes
+    config.attributes = attributes
     config.attribute_count = plan.attribute_count
+    if plan.attribute_count != 0:
+        memcpy(attributes, plan.attributes, plan.attribute_count * sizeof(CUlaunchAttribute))
     if plan.clusters == 16:
         # Not portable, so to be allowed; Triton sets it at every launch.
         result = driver.set_function_attribute(function, CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)
@@ -1030,9 +1102,10 @@ cdef CUresult launch_with_driver(Plan plan, const int32_t* blocks, void* stream,
     return result
 
 
-cdef int launch_with_wrapper(Plan plan, object compiled, const int32_t* blocks, void* stream,
-                             PyObject* const* arguments, Py_ssize_t count) except -1:
+cdef int launch_with_wrapper(Plan borrowed, const int32_t* blocks, void* stream, PyObject* const* arguments,
+                             Py_ssize_t count) except -1:
     """The wrapper route: Triton's compiled launch function packs and launches; no hooks are set, so none is passed."""
+    cdef Plan plan = borrowed  # held: data_ptr() and allocators are Python
     cdef Py_ssize_t i
     cdef tuple values = PyTuple_New(count)
     for i in range(count):
@@ -1088,15 +1161,6 @@ cdef PyObject* leave(Kernel kernel, int reason, PyObject* grid, PyObject* const*
         state.stale = True
     Py_INCREF(result)
     return <PyObject*>result
-
-
-cdef PyObject* finish_with_triton(Kernel kernel, object compiled, object evaluated, void* stream,
-                                  dict bound) except NULL:
-    """The rest of Triton's run after its grid callable was called, which must not happen twice."""
-    kernel.exits_[GRID] += 1
-    state.finish_with_triton(kernel, compiled, evaluated, <uint64_t>stream, bound)
-    Py_INCREF(compiled)
-    return <PyObject*>compiled
 
 
 # ---- live state ---------------------------------------------------------------------------------------------------
@@ -1319,6 +1383,7 @@ cdef class Kernel:
     def used_global_vals(self, value):
         self.used_global_vals_ = value
         self.globals = None
+        self.has_globals = not isinstance(value, dict) or len(value) > 0
 
     @property
     def debug(self):
@@ -1401,6 +1466,7 @@ def configure(*, watch_state, read_state, patched_getitem, describe, run_with_tr
     state.launch_with_triton = launch_with_triton
     state.finish_with_triton = finish_with_triton
     state.kernel_type = <PyTypeObject*>kernel_type
+    lowlat_give_subscript(state.kernel_type, <void*>kernel_subscript)
     state.constexpr_type = constexpr_type
     state.immutable_types = frozenset(immutable_types)
     state.triton_dtype_type = <PyTypeObject*>triton_dtype_type
@@ -1447,12 +1513,14 @@ def current_stream(int device) -> int:
 
 
 def set_current_readers(*, uint64_t torch_device=0, uint64_t torch_stream=0, uint64_t null_device=0,
-                        uint64_t null_stream=0):
-    """Addresses of the C functions that give the current device and stream: torch's or the null driver's."""
+                        uint64_t null_stream=0, bint only_device=False):
+    """Addresses of the C functions that give the current device and stream: torch's or the null driver's; and whether
+    there is but one device to be current."""
     lowlat_current.torch_device = <void*>torch_device
     lowlat_current.torch_stream = <void*>torch_stream
     lowlat_current.null_device = <void*>null_device
     lowlat_current.null_stream = <void*>null_stream
+    lowlat_current.only_device = only_device
     state.stale = True
 
 

@@ -263,6 +263,19 @@ static inline void lowlat_give_vectorcall(PyTypeObject *type, Py_ssize_t offset,
     PyType_Modified(type);
 }
 
+/* The subscript slot of a class whose __getitem__ is inherited; CPython sets it
+ * anew if somebody assigns the class another __getitem__. */
+static inline void lowlat_give_subscript(PyTypeObject *type, binaryfunc subscript)
+{
+    type->tp_as_mapping->mp_subscript = subscript;
+}
+
+/* type() without the call: tp_new of an extension type that takes no arguments. */
+static inline PyObject *lowlat_new(PyTypeObject *type, PyObject *empty)
+{
+    return type->tp_new(type, empty, NULL);
+}
+
 /* Adds `name` to `type` as a method called with a C array of arguments. */
 static int lowlat_add_method(PyTypeObject *type, PyMethodDef *method, const char *name, PyObject *function_pointer)
 {

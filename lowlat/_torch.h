@@ -134,10 +134,13 @@ static struct {
     int32_t (*torch_stream)(int32_t, void **);       /* aoti_torch_get_current_cuda_stream */
     int (*null_device)(void);
     void *(*null_stream)(int);
+    int only_device;                                 /* one device is visible: it is number 0 */
 } lowlat_current;
 
 static inline int lowlat_current_device(void)
 {
+    if (lowlat_current.only_device)
+        return 0;
     if (lowlat_current.null_device != NULL)
         return lowlat_current.null_device();
     return lowlat_current.torch_device();

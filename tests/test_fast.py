@@ -985,7 +985,7 @@ def test_thread_without_a_context():
             outcomes.append(outcome(lambda kernel=kernel: call(kernel)))
         pair.compare(*outcomes)
         assert len(changed(before, pair.lowlat.exits)) == 1
-    assert pair.lowlat.exits["no context"] == 1
+    assert pair.lowlat.exits["no context"] == 2
     pair.fast(GRID, x, 5)
     outcomes = []
     thread = threading.Thread(target=lambda: outcomes.append(outcome(lambda: pair.lowlat[GRID](x, 5))))
