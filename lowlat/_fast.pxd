@@ -166,28 +166,29 @@ cdef class Kernel:
 cdef class State:
     """What all kernels share: read by lowlat/_triton.py, valid until one of the watched things changes."""
 
+    # What every launch reads comes first, in two cache lines.
     cdef int reason
+    cdef bint stale
+    cdef bint c_getters          # device and stream are read by C functions, not by Python getters
+    cdef unsigned int kernel_type_version
+    cdef PyTypeObject* kernel_type
     cdef uint64_t environment    # number of the current combination of knobs that Triton keys on
+    cdef bytes variable          # an environment variable that Triton 3.9 reads at every launch
+    cdef PyTypeObject* tensor_type
+    cdef PyTypeObject* parameter_type
+    cdef bint forked
     cdef uint64_t generation     # counts refreshes
     cdef uint64_t tickets        # and those begun
-    cdef bint stale
-    cdef bint forked
-    cdef bint c_getters          # device and stream are read by C functions, not by Python getters
     cdef object get_device, get_stream
-    cdef unsigned int kernel_type_version
-    cdef bytes variable          # an environment variable that Triton 3.9 reads at every launch
     cdef bytes variable_value
     cdef dict environments
     # Set once by configure().
     cdef object watch_state, read_state, patched_getitem
     cdef object describe, run_with_triton, launch_with_triton, finish_with_triton
     cdef object constexpr_type
-    cdef PyTypeObject* kernel_type
     cdef frozenset immutable_types
     cdef PyTypeObject* triton_dtype_type
     # Set once by configure_torch().
-    cdef PyTypeObject* tensor_type
-    cdef PyTypeObject* parameter_type
     cdef PyTypeObject* torch_dtype_type
     cdef object function_mode_depth
     cdef dict torch_dtypes, torch_devices

@@ -411,16 +411,21 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
             return leave(kernel, GRID, grid, args, positional, names, keywords, through)
         # Held from here on: with the GIL released, another thread may clear Triton's cache.
         lowlat_hold(compiled)
-        try_submit(<Plan>plan, compiled, blocks, stream, arguments, count, payload, &result)
+        if (<Plan>plan).route_ == ROUTE_DRIVER:
+            result = launch_with_driver(<Plan>plan, blocks, stream, payload)
+        else:
+            launch_with_wrapper(<Plan>plan, compiled, blocks, stream, arguments, count)
     elif PyCallable_Check(<object>grid):
         lowlat_hold(compiled)
-        launch_over_callable(kernel, <Plan>plan, compiled, grid, stream, arguments, payload, &result)
+        launch_over_callable(kernel, <Plan>plan, compiled, grid, stream, arguments, payload)
     else:
         return leave(kernel, GRID, grid, args, positional, names, keywords, through)
-    if result == CUDA_ERROR_INVALID_CONTEXT:
-        # Nothing was launched.  Triton makes a context current in such a thread and then launches or raises.
+    if result != 0:
         lowlat_release(compiled)
-        return leave(kernel, NO_CONTEXT, grid, args, positional, names, keywords, through)
+        if result == CUDA_ERROR_INVALID_CONTEXT:
+            # Nothing was launched.  Triton makes a context current in such a thread and then launches or raises.
+            return leave(kernel, NO_CONTEXT, grid, args, positional, names, keywords, through)
+        raise_driver_error(result)
     return compiled
 
 
@@ -450,37 +455,18 @@ cdef inline bint matches(Plan plan, const uint64_t* fingerprint, Py_ssize_t size
     return plan is not None and plan.size == size and memcmp(plan.words, fingerprint, size) == 0
 
 
-cdef int try_submit(Plan plan, PyObject* compiled, const int32_t* blocks, void* stream, PyObject* const* arguments,
-                    Py_ssize_t count, uint64_t* payload, CUresult* result) except -1:
-    """Launch over these blocks.  `compiled` is the caller's reference, given up if this raises.  A thread without a
-    context is not an error yet: `result` says so."""
-    try:
-        if plan.route_ != ROUTE_DRIVER:
-            launch_with_wrapper(plan, blocks, stream, arguments, count)
-            return 0
-        # Triton multiplies in 32 bits and launches nothing unless the product is positive.
-        if <int32_t>(<uint32_t>blocks[0] * <uint32_t>blocks[1] * <uint32_t>blocks[2]) <= 0:
-            return 0
-        result[0] = launch_with_driver(plan, blocks, stream, payload)
-        if result[0] != 0 and result[0] != CUDA_ERROR_INVALID_CONTEXT:
-            raise_driver_error(result[0])
-    except:
-        lowlat_release(compiled)
-        raise
-    return 0
-
-
 cdef int launch_over_callable(Kernel kernel, Plan borrowed, PyObject* compiled, PyObject* grid, void* stream,
-                              PyObject* const* arguments, uint64_t* payload, CUresult* result) except -1:
+                              PyObject* const* arguments, uint64_t* payload) except -1:
     """A callable grid: Triton hands it the live dict of bound arguments and launches with whatever is in it then.
 
     The callable has been called once, so from here on nothing may go to Triton's run(): what is not plain is finished
-    with Triton's own last steps.  References as in `try_submit`.
+    with Triton's own last steps.  `compiled` is the caller's reference, given up if this raises.
     """
     cdef Plan plan = borrowed  # held: the callable may drop it
     cdef int32_t blocks[3]
     cdef dict bound
     cdef object evaluated
+    cdef CUresult result
     try:
         bound = bind_arguments(kernel, arguments)
         evaluated = (<object>grid)(bound)
@@ -489,19 +475,18 @@ cdef int launch_over_callable(Kernel kernel, Plan borrowed, PyObject* compiled, 
                 or live_reason(kernel) != OK):
             kernel.exits_[GRID] += 1
             state.finish_with_triton(kernel, <object>compiled, evaluated, <uint64_t>stream, bound)
-            return 0
-    except:
+        elif plan.route_ != ROUTE_DRIVER:
+            call_wrapper(plan, blocks, stream, arguments, kernel.parameter_count)
+        else:
+            result = launch_with_driver(plan, blocks, stream, payload)
+            if result == CUDA_ERROR_INVALID_CONTEXT:
+                kernel.exits_[NO_CONTEXT] += 1
+                state.finish_with_triton(kernel, <object>compiled, evaluated, <uint64_t>stream, bound)
+            elif result != 0:
+                raise_driver_error(result)
+    except BaseException:
         lowlat_release(compiled)
         raise
-    try_submit(plan, compiled, blocks, stream, arguments, kernel.parameter_count, payload, result)
-    if result[0] == CUDA_ERROR_INVALID_CONTEXT:
-        result[0] = 0
-        try:
-            kernel.exits_[NO_CONTEXT] += 1
-            state.finish_with_triton(kernel, <object>compiled, evaluated, <uint64_t>stream, bound)
-        except:
-            lowlat_release(compiled)
-            raise
     return 0
 
 
@@ -1076,6 +1061,8 @@ cdef CUresult launch_with_driver(Plan plan, const int32_t* blocks, void* stream,
     cdef void** parameters = <void**>alloca((count + 2) * sizeof(void*))
     cdef CUfunction function = plan.function
     cdef CUresult result
+    if <int32_t>(<uint32_t>blocks[0] * <uint32_t>blocks[1] * <uint32_t>blocks[2]) <= 0:
+        return 0  # Triton multiplies in 32 bits and launches nothing unless the product is positive
     for i in range(count):
         parameters[i] = &payload[plan.slots[i]]
     parameters[count] = &scratch
@@ -1102,10 +1089,21 @@ cdef CUresult launch_with_driver(Plan plan, const int32_t* blocks, void* stream,
     return result
 
 
-cdef int launch_with_wrapper(Plan borrowed, const int32_t* blocks, void* stream, PyObject* const* arguments,
-                             Py_ssize_t count) except -1:
-    """The wrapper route: Triton's compiled launch function packs and launches; no hooks are set, so none is passed."""
+cdef int launch_with_wrapper(Plan borrowed, PyObject* compiled, const int32_t* blocks, void* stream,
+                             PyObject* const* arguments, Py_ssize_t count) except -1:
+    """The wrapper route.  `compiled` is the caller's reference, given up if this raises."""
     cdef Plan plan = borrowed  # held: data_ptr() and allocators are Python
+    try:
+        call_wrapper(plan, blocks, stream, arguments, count)
+    except BaseException:
+        lowlat_release(compiled)
+        raise
+    return 0
+
+
+cdef int call_wrapper(Plan plan, const int32_t* blocks, void* stream, PyObject* const* arguments,
+                      Py_ssize_t count) except -1:
+    """Triton's compiled launch function packs and launches; no hooks are set, so none is passed."""
     cdef Py_ssize_t i
     cdef tuple values = PyTuple_New(count)
     for i in range(count):

@@ -55,10 +55,10 @@ typedef struct {
 } lowlat_word;
 
 static struct {
-    lowlat_word words[LOWLAT_WORDS_MAX];
     int count;
+    lowlat_word words[LOWLAT_WORDS_MAX];
     PyObject *held; /* a tuple that keeps the places alive */
-} lowlat_watched;
+} lowlat_watched __attribute__((aligned(64)));
 
 static inline int lowlat_watched_current(void)
 {
