@@ -154,6 +154,7 @@ cdef class Kernel:
     cdef tuple names
     cdef tuple defaults
     cdef dict positions         # parameter name -> index
+    cdef dict template          # parameter name -> None, for grid callables
     cdef dict bindings
     cdef dict option_names
     cdef object route_

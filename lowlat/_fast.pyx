@@ -10,7 +10,7 @@ This module imports neither Triton nor torch: lowlat/_triton.py and lowlat/_torc
 """
 
 cimport cython
-from cpython.dict cimport PyDict_GetItemWithError, PyDict_New, PyDict_Next, PyDict_SetItem
+from cpython.dict cimport PyDict_Copy, PyDict_GetItemWithError, PyDict_Next, PyDict_SetItem
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_AsUnsignedLongLong
 from cpython.object cimport PyCallable_Check, PyObject, PyObject_Call, PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
@@ -46,6 +46,7 @@ cdef extern from "_python.h":
     void lowlat_watch(const lowlat_words*, object)
     bint lowlat_stamp_current(const lowlat_stamp*, PyObject*)
     int lowlat_set_stamp(lowlat_stamp*, object, object) except -1
+    uint64_t lowlat_dict_tag(object)
     PyObject* lowlat_new(PyTypeObject*, PyObject*) except NULL
     void lowlat_give_vectorcall(PyTypeObject*, Py_ssize_t, void*)
     void lowlat_give_subscript(PyTypeObject*, void*)
@@ -467,11 +468,14 @@ cdef int launch_over_callable(Kernel kernel, Plan borrowed, PyObject* compiled, 
     cdef dict bound
     cdef object evaluated
     cdef CUresult result
+    cdef uint64_t tag
     try:
         bound = bind_arguments(kernel, arguments)
+        tag = lowlat_dict_tag(bound)
         evaluated = (<object>grid)(bound)
         if ((type(evaluated) is not tuple and type(evaluated) is not list)
-                or not parse_grid(<PyObject*>evaluated, blocks) or not still_bound(kernel, bound, arguments)
+                or not parse_grid(<PyObject*>evaluated, blocks)
+                or (tag == 0 or tag != lowlat_dict_tag(bound)) and not still_bound(kernel, bound, arguments)
                 or live_reason(kernel) != OK):
             kernel.exits_[GRID] += 1
             state.finish_with_triton(kernel, <object>compiled, evaluated, <uint64_t>stream, bound)
@@ -848,7 +852,7 @@ cdef Binding resolve_binding(Kernel kernel, Py_ssize_t positional, tuple names, 
 
 cdef dict bind_arguments(Kernel kernel, PyObject* const* arguments):
     """Triton's `bound_args`: every parameter's name and value, in order."""
-    cdef dict bound = PyDict_New()
+    cdef dict bound = PyDict_Copy(kernel.template)  # cheaper than growing a new one
     cdef Py_ssize_t i
     for i in range(kernel.parameter_count):
         PyDict_SetItem(bound, <object>PyTuple_GET_ITEM(kernel.names, i), <object>arguments[i])
@@ -1440,6 +1444,7 @@ cdef class Kernel:
         self.names = tuple([entry[0] for entry in parameters])
         self.defaults = tuple([entry[7] for entry in parameters])
         self.positions = {name: i for i, name in enumerate(self.names)}
+        self.template = dict.fromkeys(self.names)
         self.constexpr_count = 0
         for i, (_, kind, specialize_it, align, bits, signed, has_default, _) in enumerate(parameters):
             parameter = &self.parameters[i]

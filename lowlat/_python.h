@@ -251,6 +251,17 @@ static int lowlat_set_stamp(lowlat_stamp *stamp, PyObject *outer, PyObject *inne
     return 0;
 }
 
+/* A number that differs after any write to `dict`, or 0 where CPython has none. */
+static inline uint64_t lowlat_dict_tag(PyObject *dict)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    (void)dict;
+    return 0;
+#else
+    return *lowlat_dict_version(dict);
+#endif
+}
+
 /* ---- calls ----------------------------------------------------------------- */
 
 /* Cython gives an extension type no vectorcall slot: its __call__ builds a
