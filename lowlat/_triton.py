@@ -79,20 +79,41 @@ def _cuda_driver_class() -> Any:
     return getattr(sys.modules.get("triton.backends.nvidia.driver"), "CudaDriver", None)
 
 
+_with_own_dict: list[Any] = []
+
+
+def _own_dict(holder: Any) -> dict[str, Any]:
+    """The attributes of `holder` as a dict whose every change a dict watcher sees.
+
+    CPython 3.13 keeps an instance's attributes in the instance and tells no watcher when they are assigned, unless
+    its __dict__ is a dict of its own; the same attributes are then read and written as before.
+    """
+    if sys.version_info >= (3, 13) and not any(known is holder for known in _with_own_dict):
+        holder.__dict__ = dict(vars(holder))
+        _with_own_dict.append(holder)
+    return vars(holder)
+
+
+for _holder in (knobs.runtime, knobs.compilation, knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook,
+                _driver_config):
+    if type(_holder).__module__.startswith("triton."):
+        _own_dict(_holder)  # at import, while hardly anybody else can be writing to them
+
+
 def watch_state(kernel_type: type) -> tuple[tuple[dict[str, Any], ...], list[type], list[list[Any]], bytes | None]:
     """The dicts, types and hook lists whose change can change what `read_state` says, and an environment variable."""
     runtime, compilation = knobs.runtime, knobs.compilation
     active = _driver_config._active
-    dicts = [vars(knobs), vars(runtime), vars(compilation), vars(_driver_config)]
+    dicts = [vars(knobs), _own_dict(runtime), _own_dict(compilation), _own_dict(_driver_config)]
     types: list[type] = [kernel_type, CompiledKernel, type(runtime), type(compilation), HookChain]
     lists = []
     for hook in (runtime.launch_enter_hook, runtime.launch_exit_hook):
         if type(hook) is HookChain:
-            dicts.append(vars(hook))
+            dicts.append(_own_dict(hook))
             if type(hook.calls) is list:
                 lists.append(hook.calls)
     if active is not None:
-        dicts.append(vars(active))
+        dicts.append(_own_dict(active))
         types.append(type(active))
     launcher = _launcher_class()
     if launcher is not None:
