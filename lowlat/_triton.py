@@ -159,7 +159,8 @@ def _environment() -> tuple[tuple[type, Any], ...]:
 
 
 def _has_fpsan(compilation: Any) -> bool:
-    return VERSION >= (3, 9) and hasattr(type(compilation), "fpsan_homomorphic_casts")
+    # Looked up without the descriptor, which wants an instance.
+    return VERSION >= (3, 9) and "fpsan_homomorphic_casts" in vars(type(compilation))
 
 
 def _has_hooks(hook: Any) -> bool:
