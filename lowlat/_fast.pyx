@@ -178,7 +178,7 @@ REASONS_TEXT = {
     "launch hook": "knobs.runtime.launch_enter_hook or launch_exit_hook is set",
     "stages hook": "knobs.runtime.add_stages_inspection_hook is set",
     "pre-run hook": "the kernel has pre_run_hooks",
-    "patched": "a launch function of Triton's has been replaced since lowlat was imported; the new one is called",
+    "patched": "a launch function of Triton's (or Tensor.data_ptr) has been replaced since lowlat was imported; the new one is called",
     "run replaced": "`run` was set on this kernel object; it is called",
     "subclass": "the kernel is of a subclass of lowlat.JITFunction",
     "no driver": "Triton has no active driver yet",
@@ -789,12 +789,16 @@ cdef PyObject* find_binding(Kernel kernel, Py_ssize_t positional, PyObject* cons
         PyTuple_SET_ITEM(name_tuple, i, <object>names[i])
     cdef object shape = (through, positional, name_tuple)
     cdef Binding binding = kernel.bindings.get(shape)
+    if binding is None and max(len(kernel.bindings), len(kernel.option_names)) >= MAX_BINDINGS:
+        # Option names are numbered, and the numbers stand in fingerprints: all or nothing.
+        forget(kernel)
+        kernel.binding = kernel.run_binding = None
+        kernel.bindings.clear()
+        kernel.option_names.clear()
     if binding is None:
         binding = resolve_binding(kernel, positional, name_tuple, through)
         if binding is None:
             return NULL
-        if len(kernel.bindings) >= MAX_BINDINGS:
-            kernel.bindings.clear()
         kernel.bindings[shape] = binding
     if through == THROUGH_RUN:
         kernel.run_binding = binding

@@ -112,9 +112,13 @@ def watch_state(kernel_type: type) -> tuple[tuple[dict[str, Any], ...], list[typ
             dicts.append(_own_dict(hook))
             if type(hook.calls) is list:
                 lists.append(hook.calls)
-    if active is not None:
+    cuda = _cuda_driver_class()
+    if cuda is not None and isinstance(active, cuda):
         dicts.append(_own_dict(active))
         types.append(type(active))
+    torch = sys.modules.get("torch")
+    if hasattr(torch, "Tensor"):
+        types.append(torch.Tensor)
     launcher = _launcher_class()
     if launcher is not None:
         types.append(launcher)
@@ -137,11 +141,13 @@ def read_state() -> tuple[str, tuple[Any, ...], Any, Any, bool]:
         # Part of the key from 3.7 on; 3.6 asks it while compiling only, and is treated alike.
         reason = "stages hook"
     elif not all(value is None or type(value) in (bool, int, str) for _, value in environment):
-        reason = "knob"
+        reason, environment = "knob", ()
     elif active is None:
         reason = "no driver"
     elif _cuda_driver_class() is None or not isinstance(active, _cuda_driver_class()):
         reason = "backend"
+    elif not (hasattr(active, "get_current_device") and hasattr(active, "get_current_stream")):
+        reason = "backend"  # Triton says what is missing
     else:
         from . import _torch
 
@@ -171,9 +177,12 @@ def patched() -> bool:
     """Whether somebody replaced one of Triton's launch functions, or lowlat's door to them."""
     from .jit import JITFunction
 
-    launcher = _launcher_class()
-    if launcher is not None and not any(owner is launcher for owner, _, _ in _ORIGINALS):
-        _ORIGINALS.append((launcher, "__call__", inspect.getattr_static(launcher, "__call__")))
+    # Classes that may be imported later than lowlat: as they are when first seen.
+    torch = sys.modules.get("torch")
+    for owner, name in ((_launcher_class(), "__call__"), (getattr(torch, "Tensor", None), "data_ptr"),
+                        (getattr(torch, "Tensor", None), "dtype")):
+        if owner is not None and not any(known is owner and at == name for known, at, _ in _ORIGINALS):
+            _ORIGINALS.append((owner, name, inspect.getattr_static(owner, name)))
     return (any(inspect.getattr_static(owner, name, None) is not original for owner, name, original in _ORIGINALS)
             or inspect.getattr_static(JITFunction, "run") is not inspect.getattr_static(_fast.Kernel, "run")
             or inspect.getattr_static(JITFunction, "run") is not _NATIVE_RUN)

@@ -271,7 +271,7 @@ def test_constexprs_left_to_triton(v):
 
 def test_options():
     pair, x = Pair(one), aligned()
-    for options in ({}, {"num_warps": 8}, {"num_warps": 4}, {"num_stages": 2}, {"num_warps": 8, "num_stages": 2},
+    for options in ({}, {"num_warps": 8}, {"num_warps": 4}, {"num_warps": 2}, {"num_stages": 2}, {"num_warps": 8, "num_stages": 2},
                     {"num_stages": 2, "num_warps": 8}, {"num_warps": None}, {"maxnreg": 64}, {"debug": True},
                     {"num_warps": 2, "debug": False}, {"enable_fp_fusion": False}):
         pair.call(GRID, x, 5, **options)
@@ -1146,6 +1146,25 @@ def test_plans_are_bounded():
     for i in range(5000):
         kernel[GRID](x, f"value {i}")
     assert len(kernel.plans) <= 4096
+
+
+def test_shapes_of_calls_are_bounded():
+    """Ever new keyword names: refused each time in Triton's words, and nothing mixed up afterwards."""
+    pair, x = Pair(one), aligned()
+    for i in range(600):
+        with pytest.raises(KeyError):
+            pair.lowlat[GRID](x, 5, **{f"option_{i}": i})
+    for options in ({"num_warps": 8}, {"num_stages": 2}, {}, {"num_warps": 2, "num_stages": 3}):
+        pair.fast(GRID, x, 5, **options)
+
+
+def test_knobs_of_unknown_types(monkeypatch):
+    pair, x = Pair(one), aligned()
+    pair.fast(GRID, x, 5)
+    monkeypatch.setattr(knobs.compilation, "instrumentation_mode", [])
+    pair.leaves("knob", GRID, x, 5)
+    monkeypatch.undo()
+    pair.fast(GRID, x, 5)
 
 
 # ---- the refinement theorem -----------------------------------------------------------------------------------------

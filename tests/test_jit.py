@@ -185,6 +185,20 @@ def test_launcher_call_swapped(monkeypatch):
 
 
 @pytest.mark.null
+def test_data_ptr_swapped(monkeypatch):
+    ours, x, seen = lowlat.jit(kernel), aligned(), []
+    ours[GRID](x, 5)
+    original = torch.Tensor.data_ptr
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "data_ptr", lambda self: seen.append(1) or original(self), raising=False)
+        ours[GRID](x, 5)
+        assert seen and ours.exits["patched"] == 1
+    before = ours.exits
+    ours[GRID](x, 5)
+    assert ours.exits == before
+
+
+@pytest.mark.null
 def test_run_set_on_the_instance():
     ours, x = lowlat.jit(kernel), aligned()
     ours[GRID](x, 5)
