@@ -178,7 +178,7 @@ REASONS_TEXT = {
     "launch hook": "knobs.runtime.launch_enter_hook or launch_exit_hook is set",
     "stages hook": "knobs.runtime.add_stages_inspection_hook is set",
     "pre-run hook": "the kernel has pre_run_hooks",
-    "patched": "a launch function of Triton's (or Tensor.data_ptr) has been replaced since lowlat was imported; the new one is called",
+    "patched": "a launch function of Triton's, or Tensor.data_ptr, has been replaced: the new one is called",
     "run replaced": "`run` was set on this kernel object; it is called",
     "subclass": "the kernel is of a subclass of lowlat.JITFunction",
     "no driver": "Triton has no active driver yet",

@@ -116,9 +116,9 @@ def watch_state(kernel_type: type) -> tuple[tuple[dict[str, Any], ...], list[typ
     if cuda is not None and isinstance(active, cuda):
         dicts.append(_own_dict(active))
         types.append(type(active))
-    torch = sys.modules.get("torch")
-    if hasattr(torch, "Tensor"):
-        types.append(torch.Tensor)
+    tensor = getattr(sys.modules.get("torch"), "Tensor", None)
+    if tensor is not None:
+        types.append(tensor)
     launcher = _launcher_class()
     if launcher is not None:
         types.append(launcher)

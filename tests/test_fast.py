@@ -271,9 +271,9 @@ def test_constexprs_left_to_triton(v):
 
 def test_options():
     pair, x = Pair(one), aligned()
-    for options in ({}, {"num_warps": 8}, {"num_warps": 4}, {"num_warps": 2}, {"num_stages": 2}, {"num_warps": 8, "num_stages": 2},
-                    {"num_stages": 2, "num_warps": 8}, {"num_warps": None}, {"maxnreg": 64}, {"debug": True},
-                    {"num_warps": 2, "debug": False}, {"enable_fp_fusion": False}):
+    for options in ({}, {"num_warps": 8}, {"num_warps": 4}, {"num_warps": 2}, {"num_stages": 2},
+                    {"num_warps": 8, "num_stages": 2}, {"num_stages": 2, "num_warps": 8}, {"num_warps": None},
+                    {"maxnreg": 64}, {"debug": True}, {"num_warps": 2, "debug": False}, {"enable_fp_fusion": False}):
         pair.call(GRID, x, 5, **options)
         before = pair.lowlat.exits
         pair.call(GRID, x, 5, **options)
