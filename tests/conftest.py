@@ -21,7 +21,7 @@ def pytest_configure():
     if not GPU:
         from lowlat import null
 
-        null.activate()
+        null.activate(force=True)  # a GPU may be there and hidden by CUDA_VISIBLE_DEVICES
 
 
 @pytest.fixture(autouse=True)
