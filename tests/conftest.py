@@ -3,7 +3,14 @@
 import os
 
 import pytest
-import torch
+
+if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+    # A hidden GPU: torch built with CUDA would load its driver on import.
+    from lowlat import null
+
+    null.activate(force=True)
+
+import torch  # noqa: E402
 
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns where it is unset
 GPU = torch.cuda.is_available()
@@ -21,7 +28,7 @@ def pytest_configure():
     if not GPU:
         from lowlat import null
 
-        null.activate(force=True)  # a GPU may be there and hidden by CUDA_VISIBLE_DEVICES
+        null.activate()
 
 
 @pytest.fixture(autouse=True)

@@ -28,8 +28,9 @@ def kernel(x, n, BLOCK: tl.constexpr = 16):
 def run_python(code, **environment):
     """A fresh interpreter: what depends on the state at import."""
     folder = os.path.dirname(__file__)
+    path = os.pathsep.join(filter(None, (os.path.dirname(folder), os.environ.get("PYTHONPATH"))))
     return subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=folder,
-                          env={**os.environ, **environment})
+                          env={**os.environ, "PYTHONPATH": path, **environment})
 
 
 def test_it_is_tritons_class():
