@@ -306,8 +306,17 @@ cdef PyObject* launcher_call(PyObject* self, PyObject* positional, PyObject* key
     memcpy(args, tuple_items(positional), count * sizeof(PyObject*))
     while i < named and PyDict_Next(<object>keywords, &position, &names[i], &args[count + i]):
         i += 1
-    return launch(<Kernel><PyObject*>(<Launcher>self).kernel, <PyObject*>(<Launcher>self).grid, args, count, names,
-                  named, THROUGH_GETITEM)
+    # The dict may be somebody else's (a C caller's), and change while a grid callable or another thread runs.
+    for i in range(named):
+        lowlat_hold(names[i])
+        lowlat_hold(args[count + i])
+    try:
+        return launch(<Kernel><PyObject*>(<Launcher>self).kernel, <PyObject*>(<Launcher>self).grid, args, count, names,
+                      named, THROUGH_GETITEM)
+    finally:
+        for i in range(named):
+            lowlat_release(names[i])
+            lowlat_release(args[count + i])
 
 
 cdef PyObject* kernel_run(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* names) except NULL:
@@ -327,7 +336,7 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
     """One launch.  Nothing a user can observe happens before the driver is called, but for the grid callable and
     the materialisation of copy-on-write tensors; up to there every doubt ends in `leave`.
 
-    Live state is read in Triton's order: device and stream, arguments, kernel, globals, grid, launch.
+    Device and stream are read first and the grid last, as Triton does.
     """
     cdef int reason = live_reason(kernel)
     if reason != OK:
@@ -341,6 +350,11 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
             return leave(kernel, NO_DRIVER, grid, args, positional, names, keywords, through)
     else:
         python_getters(&device, &stream)
+
+    # Comparing globals may run Python code, so it comes before anything is borrowed.  Triton does it later; a call
+    # that leaves here gets whatever error Triton finds first.
+    if kernel.has_globals and not globals_unchanged(kernel):
+        return leave(kernel, GLOBAL, grid, args, positional, names, keywords, through)
 
     # Borrowed from the kernel, as is the plan below.  Both may go when other Python code runs, so whoever lets it
     # run (a grid callable, the wrapper route, learning) holds what it needs afterwards.
@@ -398,9 +412,6 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
             return leave(kernel, WARMUP, grid, args, positional, names, keywords, through)
         return learn(kernel, FORGOTTEN, <Binding>binding, grid, args, arguments, positional, names, keywords, through,
                      fingerprint, payload)
-
-    if kernel.has_globals and not globals_unchanged(kernel):
-        return leave(kernel, GLOBAL, grid, args, positional, names, keywords, through)
 
     cdef int32_t blocks[3]
     cdef CUresult result = 0
@@ -914,10 +925,11 @@ cdef PyObject* cached_kernel(Kernel kernel, Plan plan) except? NULL:
     return found
 
 
-cdef PyObject* learn(Kernel kernel, int reason, Binding binding, PyObject* grid, PyObject* const* args,
+cdef PyObject* learn(Kernel kernel, int reason, Binding borrowed, PyObject* grid, PyObject* const* args,
                      PyObject* const* arguments, Py_ssize_t positional, PyObject* const* names, Py_ssize_t keywords,
                      int through, uint64_t* fingerprint, uint64_t* payload) except NULL:
     """Let Triton launch this call and keep a plan of what it launched."""
+    cdef Binding binding = borrowed  # held: Triton's launch runs Python code
     cdef Py_ssize_t size = binding.words * sizeof(uint64_t)
     cdef Py_ssize_t i, count = kernel.parameter_count
     if len(kernel.plans_) >= MAX_PLANS or len(kernel.strings) >= MAX_PLANS:

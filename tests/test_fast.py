@@ -721,6 +721,67 @@ def test_globals(monkeypatch):
     pair.fast(GRID, x)
 
 
+class Forgetful:
+    """A global whose comparison drops everything the kernel has learnt."""
+
+    kernel = None
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __ne__(self, other):
+        if self.kernel is not None:
+            self.kernel.forget()
+            self.kernel.device_caches.clear()
+        return False
+
+    __hash__ = None
+
+
+FORGETFUL = Forgetful()
+
+
+def test_a_global_whose_comparison_forgets_the_plan():
+    """Nothing borrowed may be in use while Python code runs."""
+    kernel, x = lowlat.jit(reads_a_plain_global), aligned()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(knobs.compilation, "allow_non_constexpr_globals", True)
+        for _ in range(2):
+            kernel[GRID](x)
+        namespace = vars(sys.modules[__name__])
+        kernel.used_global_vals = {("FORGETFUL", id(namespace)): (FORGETFUL, namespace)}
+        FORGETFUL.kernel = kernel
+        try:
+            for _ in range(20):
+                with null.record() as launches:
+                    kernel[GRID](x)
+                assert len(launches) == 1
+        finally:
+            FORGETFUL.kernel = None
+
+
+def test_a_keyword_dict_that_changes_during_the_launch():
+    """PyObject_Call from C may pass a dict that somebody else changes."""
+    import ctypes
+
+    call = ctypes.pythonapi.PyObject_Call
+    call.restype, call.argtypes = ctypes.py_object, [ctypes.py_object] * 3
+    kernel = lowlat.jit(two_scalars)
+    kernel[GRID](aligned(), 10**15 + 1, 3)
+
+    def grid(meta):
+        named.clear()
+        gc.collect()
+        return GRID
+
+    for _ in range(20):
+        named = {"x": aligned(), "n": int("1000000000000007"), "m": 3}
+        with null.record() as launches:
+            call(kernel[grid], (), named)
+        assert int.from_bytes(launches[0].parameters[1], "little") == 10**15 + 7
+        assert not named
+
+
 LIMITS = 7.0
 
 
