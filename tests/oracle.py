@@ -1,12 +1,27 @@
-"""The oracle: one call through triton.jit and through lowlat.jit must be the same launches or the same error."""
+"""The oracle: one call through triton.jit and through lowlat.jit must be the same launches or the same error.
+
+Every test of behaviour goes through `Pair`.  What is compared: each launch record by record (entry point, grid, block,
+shared memory, attributes, stream, the bytes of every parameter), each module loaded (its image), which of the loaded
+modules a launch belongs to, the CompiledKernel returned (also that it is the same object again where Triton's is), the
+type and text of an exception, and whatever hooks and grid callables report with `observe`.
+"""
 
 import re
+from weakref import WeakKeyDictionary, ref
 
 import torch
 import triton
+from triton.compiler.compiler import CompiledKernel
 
 import lowlat
 from lowlat import null
+
+observed = []
+
+
+def observe(*what):
+    """Called by hooks and grid callables: `what` they saw is compared between the two sides."""
+    observed.append(what)
 
 
 class Pair:
@@ -15,18 +30,16 @@ class Pair:
     def __init__(self, function, **options):
         self.triton = triton.jit(function, **options)
         self.lowlat = lowlat.jit(function, **options)
+        # Which of lowlat's compiled kernels and modules stands for which of Triton's, and the other way round.  No
+        # kernel is kept alive: what Triton frees, lowlat must not miss.
+        self.kernels = (WeakKeyDictionary(), WeakKeyDictionary())
+        self.modules = ({}, {})
 
     def call(self, grid, /, *args, **kwargs):
-        expected = outcome(lambda: self.triton[grid](*args, **kwargs))
-        actual = outcome(lambda: self.lowlat[grid](*args, **kwargs))
-        self.compare(expected, actual)
-        return actual
+        return self.lockstep(lambda kernel: kernel[grid](*args, **kwargs))
 
     def run(self, *args, **kwargs):
-        expected = outcome(lambda: self.triton.run(*args, **kwargs))
-        actual = outcome(lambda: self.lowlat.run(*args, **kwargs))
-        self.compare(expected, actual)
-        return actual
+        return self.lockstep(lambda kernel: kernel.run(*args, **kwargs))
 
     def fast(self, grid, /, *args, **kwargs):
         """Call twice; the second must have left the exits alone."""
@@ -45,10 +58,27 @@ class Pair:
         assert changed(before, self.lowlat.exits) == {reason: 1}
         return result
 
+    def lockstep(self, call, before=None):
+        """`call(kernel)` on either side, each after `before()`; returns lowlat's outcome."""
+        expected = outcome(lambda: call(self.triton), before)
+        actual = outcome(lambda: call(self.lowlat), before)
+        self.compare(expected, actual)
+        for theirs, ours in zip(expected.launches.events, actual.launches.events):
+            if not isinstance(theirs, null.Unload):
+                assert self.modules[0].setdefault(theirs.module, ours.module) == ours.module, "another kernel's module"
+                assert self.modules[1].setdefault(ours.module, theirs.module) == theirs.module, "a shared module"
+        if isinstance(expected.result, CompiledKernel):
+            twin = ref(actual.result), ref(expected.result)
+            assert self.kernels[0].setdefault(expected.result, twin[0]) == twin[0], "another CompiledKernel"
+            assert self.kernels[1].setdefault(actual.result, twin[1]) == twin[1], "a shared CompiledKernel"
+        return actual
+
     @staticmethod
     def compare(expected, actual):
         assert actual.error == expected.error, (actual.error, expected.error)
+        assert actual.observed == expected.observed
         assert actual.launches == expected.launches
+        assert actual.launches.loads == expected.launches.loads
         assert type(actual.result) is type(expected.result)
         if hasattr(actual.result, "asm"):
             assert actual.result.asm["cubin"] == expected.result.asm["cubin"]
@@ -57,18 +87,21 @@ class Pair:
 
 class Outcome:
 
-    def __init__(self, result, error, launches):
-        self.result, self.error, self.launches = result, error, launches
+    def __init__(self, result, error, launches, observed):
+        self.result, self.error, self.launches, self.observed = result, error, launches, observed
 
 
-def outcome(call):
+def outcome(call, before=None):
     result = error = None
+    observed.clear()
+    if before is not None:
+        before()
     with null.record() as launches:
         try:
             result = call()
         except Exception as raised:
             error = (type(raised), re.sub(r"0x[0-9a-f]+", "0x", str(raised)))
-    return Outcome(result, error, launches)
+    return Outcome(result, error, launches, list(observed))
 
 
 def changed(before, after):
