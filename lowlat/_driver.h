@@ -70,6 +70,7 @@ typedef struct {
     CUresult (*launch)(const CUlaunchConfig *, CUfunction, void **, void **);
     CUresult (*error_string)(CUresult, const char **);
     CUresult (*set_function_attribute)(CUfunction, int, int);
+    CUresult (*current_context)(void **);
 } lowlat_driver_api;
 
 /* Fills `api` from the process's libcuda.so.1.  Returns NULL, or what is
@@ -88,6 +89,9 @@ static inline const char *lowlat_driver_find(lowlat_driver_api *api)
     *(void **)&api->set_function_attribute = dlsym(library, "cuFuncSetAttribute");
     if (api->set_function_attribute == NULL)
         return "cuFuncSetAttribute in libcuda.so.1";
+    *(void **)&api->current_context = dlsym(library, "cuCtxGetCurrent");
+    if (api->current_context == NULL)
+        return "cuCtxGetCurrent in libcuda.so.1";
     return NULL;
 }
 

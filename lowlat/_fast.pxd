@@ -30,6 +30,7 @@ cdef extern from "_driver.h":
         CUresult (*launch)(const CUlaunchConfig*, CUfunction, void**, void**) nogil
         CUresult (*error_string)(CUresult, const char**)
         CUresult (*set_function_attribute)(CUfunction, int, int) nogil
+        CUresult (*current_context)(void **) nogil
 
 
 cdef extern from "_python.h":

@@ -65,6 +65,7 @@ cdef extern from "_torch.h":
         uint64_t pointer
         int32_t dtype
         int32_t device
+        int32_t index
 
     ctypedef struct lowlat_dlpack_header:
         uint32_t major
@@ -80,6 +81,7 @@ cdef extern from "_torch.h":
         void* data_ptr
         void* dtype
         void* device_type
+        void* device_index
         const lowlat_dlpack_api* dlpack
         void* function_mode_enabled
         uint32_t devices
@@ -94,6 +96,7 @@ cdef extern from "_torch.h":
     lowlat_torch_state lowlat_torch
     lowlat_current_state lowlat_current
     bint lowlat_on_device(int32_t)
+    bint lowlat_elsewhere(const lowlat_tensor*, int)
     bint lowlat_function_mode_enabled()
     bint lowlat_shim_read(PyObject*, lowlat_tensor*)
     int lowlat_dlpack_read(PyObject*, lowlat_tensor*) except -1
@@ -161,6 +164,7 @@ cdef enum:
     CONSTEXPR
     ANNOTATION
     NOT_ON_DEVICE
+    OTHER_DEVICE
     UNREADABLE
     TORCH_FUNCTION_MODE
     GRID
@@ -192,6 +196,7 @@ REASONS_TEXT = {
     "constexpr": "a constexpr is neither int (64 bits), float, bool, str, None nor a dtype",
     "annotation": "an annotated parameter got a value that only Triton converts or refuses",
     "not on device": "a tensor is not on a CUDA device",
+    "other device": "a tensor is on another CUDA device than the current one: the driver is asked if it can be reached",
     "unreadable": "a tensor's address can only be had, or refused, by torch's own data_ptr()",
     "torch function mode": "a TorchFunctionMode is active, which data_ptr() must go through",
     "grid": "the grid is not a tuple or list of one to three ints, or a callable",
@@ -339,6 +344,8 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
     Device and stream are read first and the grid last, as Triton does.
     """
     cdef int reason = live_reason(kernel)
+    if reason == OK and kernel.run_replaced and through == THROUGH_GETITEM:
+        reason = RUN_REPLACED  # kernel[grid](...) is a call of kernel.run; the caller of kernel.run has looked it up
     if reason != OK:
         return leave(kernel, reason, grid, args, positional, names, keywords, through)
 
@@ -434,7 +441,7 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
         return leave(kernel, GRID, grid, args, positional, names, keywords, through)
     if result != 0:
         lowlat_release(compiled)
-        if result == CUDA_ERROR_INVALID_CONTEXT:
+        if result == CUDA_ERROR_INVALID_CONTEXT and no_context():
             # Nothing was launched.  Triton makes a context current in such a thread and then launches or raises.
             return leave(kernel, NO_CONTEXT, grid, args, positional, names, keywords, through)
         raise_driver_error(result)
@@ -449,8 +456,6 @@ cdef inline int live_reason(Kernel kernel) except -1:
         return state.reason
     if kernel.refusal != OK:
         return kernel.refusal
-    if kernel.run_replaced:
-        return RUN_REPLACED
     if type_of(<PyObject*>kernel) != state.kernel_type:
         return SUBCLASS
     if not is_list(<PyObject*>kernel.pre_run_hooks) or list_size(<PyObject*>kernel.pre_run_hooks) != 0:
@@ -494,7 +499,7 @@ cdef int launch_over_callable(Kernel kernel, Plan borrowed, PyObject* compiled, 
             call_wrapper(plan, blocks, stream, arguments, kernel.parameter_count)
         else:
             result = launch_with_driver(plan, blocks, stream, payload)
-            if result == CUDA_ERROR_INVALID_CONTEXT:
+            if result == CUDA_ERROR_INVALID_CONTEXT and no_context():
                 kernel.exits_[NO_CONTEXT] += 1
                 state.finish_with_triton(kernel, <object>compiled, evaluated, <uint64_t>stream, bound)
             elif result != 0:
@@ -525,6 +530,7 @@ cdef int specialize(Kernel kernel, Binding binding, PyObject* const* args, PyObj
     cdef PyTypeObject* tensor_type = state.tensor_type
     cdef int64_t number
     cdef int reason
+    cdef int device = <int>fingerprint[0]
     cdef bint modes_checked = False
     (words - 1)[0] = 0  # the padding behind the tags
     for i in range(count):
@@ -545,13 +551,13 @@ cdef int specialize(Kernel kernel, Binding binding, PyObject* const* args, PyObj
                     return TORCH_FUNCTION_MODE
                 modes_checked = True
             if parameter.kind == KIND_PLAIN:
-                reason = specialize_tensor(parameter, argument, &tags[i], &payload[i])
+                reason = specialize_tensor(parameter, argument, device, &tags[i], &payload[i])
             else:
-                reason = specialize_annotated(parameter, argument, kind, &tags[i], &payload[i])
+                reason = specialize_annotated(parameter, argument, kind, device, &tags[i], &payload[i])
             if reason != OK:
                 return reason
         elif parameter.kind != KIND_PLAIN:
-            reason = specialize_annotated(parameter, argument, kind, &tags[i], &payload[i])
+            reason = specialize_annotated(parameter, argument, kind, device, &tags[i], &payload[i])
             if reason != OK:
                 return reason
         elif kind == &PyLong_Type:
@@ -592,7 +598,7 @@ cdef inline uint8_t divisible(const Parameter* parameter, uint64_t word):
     return <uint8_t>((word & 15) == 0) & parameter.align
 
 
-cdef inline int specialize_tensor(const Parameter* parameter, PyObject* argument, uint8_t* tag,
+cdef inline int specialize_tensor(const Parameter* parameter, PyObject* argument, int device, uint8_t* tag,
                                   uint64_t* payload) except -1:
     cdef lowlat_tensor tensor
     if lowlat_torch.rung == LOWLAT_RUNG_SHIM:
@@ -602,6 +608,8 @@ cdef inline int specialize_tensor(const Parameter* parameter, PyObject* argument
         return UNREADABLE
     if not lowlat_on_device(tensor.device):
         return NOT_ON_DEVICE
+    if lowlat_elsewhere(&tensor, device):
+        return OTHER_DEVICE
     if <uint32_t>tensor.dtype >= 64:
         return UNREADABLE
     payload[0] = tensor.pointer
@@ -625,8 +633,8 @@ cdef int specialize_int(const Parameter* parameter, PyObject* argument, uint8_t*
     return OK
 
 
-cdef int specialize_annotated(const Parameter* parameter, PyObject* argument, PyTypeObject* kind, uint8_t* tag,
-                              uint64_t* payload) except -1:
+cdef int specialize_annotated(const Parameter* parameter, PyObject* argument, PyTypeObject* kind, int device,
+                              uint8_t* tag, uint64_t* payload) except -1:
     """A parameter whose annotation forces its type: the argument's own type is not in Triton's key, but what the
     compiled launcher accepts and how it converts is Triton's business, so only plain cases are taken here."""
     cdef int64_t number
@@ -642,7 +650,7 @@ cdef int specialize_annotated(const Parameter* parameter, PyObject* argument, Py
         return ANNOTATION
     if parameter.kind == KIND_POINTER:
         if kind == state.tensor_type or kind == state.parameter_type:
-            reason = specialize_tensor(parameter, argument, tag, payload)
+            reason = specialize_tensor(parameter, argument, device, tag, payload)
             tag[0] = TAG_TENSOR | (tag[0] & 1)  # the dtype is the annotation's
             return reason
         if argument == Py_None:
@@ -747,6 +755,9 @@ cdef inline uint64_t float_bits(double number, int bits):
     return half >> 16 if bits == 16 else half
 
 
+cdef enum:
+    CUDA_DEVICE = 1  # c10::DeviceType
+
 cdef object TWO_TO_64 = 1 << 64
 cdef tuple EMPTY = ()
 
@@ -778,6 +789,7 @@ cdef bint read_tensor_with_python(object argument, lowlat_tensor* tensor) except
         return False
     tensor.dtype = code
     tensor.device = state.torch_devices.get(argument.device.type, -1)
+    tensor.index = -1 if argument.device.index is None else argument.device.index
     if not lowlat_on_device(tensor.device):
         return True
     try:
@@ -1145,6 +1157,12 @@ cdef int call_wrapper(Plan plan, const int32_t* blocks, void* stream, PyObject* 
     return 0
 
 
+cdef bint no_context() noexcept:
+    """Whether this thread has no current context (a launch of a context that is gone fails with the same code)."""
+    cdef void* context = NULL
+    return driver.current_context(&context) == 0 and context == NULL
+
+
 cdef int raise_driver_error(CUresult result) except -1:
     """Triton's error, word for word (gpuAssert in its driver.c, 3.6 to 3.9)."""
     cdef const char* text = NULL
@@ -1375,7 +1393,9 @@ cdef class Kernel:
         if (<PyTypeObjectFields*>state.kernel_type).tp_version_tag != state.kernel_type_version:
             refresh_state()
         if state.reason == PATCHED:
-            return state.patched_getitem(self, grid)
+            patched = state.patched_getitem(self, grid)
+            if patched is not None:
+                return patched
         launcher = Launcher.__new__(Launcher)
         launcher.vectorcall = <vectorcallfunc>launcher_vectorcall
         launcher.kernel = self
@@ -1557,7 +1577,7 @@ def configure_torch(*, tensor_type, parameter_type, dtype_type, function_mode_de
 
 
 def set_rung(str name, *, Py_ssize_t offset=0, bint maybe_borrowed=False, uint64_t data_ptr=0, uint64_t dtype=0,
-             uint64_t device_type=0, object dlpack=None):
+             uint64_t device_type=0, uint64_t device_index=0, object dlpack=None):
     """How tensors are read: "shim", "dlpack", "python" or "none"."""
     if name == "shim":
         lowlat_torch.offset = offset
@@ -1565,6 +1585,7 @@ def set_rung(str name, *, Py_ssize_t offset=0, bint maybe_borrowed=False, uint64
         lowlat_torch.data_ptr = <void*>data_ptr
         lowlat_torch.dtype = <void*>dtype
         lowlat_torch.device_type = <void*>device_type
+        lowlat_torch.device_index = <void*>device_index
         lowlat_torch.rung = LOWLAT_RUNG_SHIM
     elif name == "dlpack":
         lowlat_torch.dlpack = <const lowlat_dlpack_api*>PyCapsule_GetPointer(dlpack, "dlpack_exchange_api")
@@ -1593,15 +1614,17 @@ def word_at(object holder, Py_ssize_t offset):
 
 
 def read(tensor):
-    """(pointer, dtype code, device type) of a tensor by the rung in use, or None where it cannot be read."""
+    """(pointer, dtype code, device type, device index where there are several) of a tensor by the rung in use, or
+    None where it cannot be read."""
     cdef lowlat_tensor result
     result.pointer = 0
+    result.index = 0
     if lowlat_torch.rung == LOWLAT_RUNG_SHIM:
         if lowlat_shim_read(<PyObject*>tensor, &result):
             return None
     elif not read_tensor(<PyObject*>tensor, &result):
         return None
-    return result.pointer, result.dtype, result.device
+    return result.pointer, result.dtype, result.device, result.index if result.device == CUDA_DEVICE else 0
 
 
 def tag_of(argument, bint specialize_it, bint align):
@@ -1614,6 +1637,7 @@ def tag_of(argument, bint specialize_it, bint align):
     kernel._describe_parameters([("argument", "plain", specialize_it, align, 0, False, False, None)], "ok")
     binding = resolve_binding(kernel, 1, (), THROUGH_GETITEM)
     arguments[0] = <PyObject*>argument
+    fingerprint[0] = lowlat_current_device() if state.c_getters else 0
     cdef int reason = specialize(kernel, binding, arguments, arguments, fingerprint, payload)
     if reason != OK:
         raise KeyError(REASON_NAMES[reason])

@@ -1,7 +1,7 @@
 /* Reading a torch.Tensor from C without building against torch.
  *
  * Three rungs, best first; which one is used is decided by a self-check in
- * lowlat/_tensors.py, against data_ptr() and dtype on probe tensors:
+ * lowlat/_torch.py, against data_ptr() and dtype on probe tensors:
  *
  *   shim    libtorch's C ABI (aoti_torch_*), on the at::Tensor inside the
  *           Python object.  Only the place of that at::Tensor is not public;
@@ -28,6 +28,7 @@ typedef struct {
     uint64_t pointer;
     int32_t dtype;  /* c10::ScalarType */
     int32_t device; /* c10::DeviceType */
+    int32_t index;  /* of the device; read where there is more than one */
 } lowlat_tensor;
 
 typedef struct {
@@ -63,6 +64,7 @@ static struct {
     int32_t (*data_ptr)(void *, void **);
     int32_t (*dtype)(void *, int32_t *);
     int32_t (*device_type)(void *, int32_t *);
+    int32_t (*device_index)(void *, int32_t *);
     const lowlat_dlpack_api *dlpack;
     _Bool (*function_mode_enabled)(void);
     /* Which device types count as "on the GPU": CUDA, and with the null driver
@@ -70,12 +72,29 @@ static struct {
     uint32_t devices;
 } lowlat_torch = {.devices = 1u << LOWLAT_DEVICE_CUDA};
 
+/* ---- the current device and stream ---------------------------------------- */
+
+/* From torch's CUDA libraries, or from the null driver. */
+static struct {
+    signed char (*torch_device)(void);               /* c10::cuda::current_device() */
+    int32_t (*torch_stream)(int32_t, void **);       /* aoti_torch_get_current_cuda_stream */
+    int (*null_device)(void);
+    void *(*null_stream)(int);
+    int only_device;                                 /* one device is visible: it is number 0 */
+} lowlat_current;
+
 static inline int lowlat_on_device(int32_t device)
 {
     return (uint32_t)device < 32 && ((lowlat_torch.devices >> device) & 1u);
 }
 
 static inline int lowlat_function_mode_enabled(void) { return lowlat_torch.function_mode_enabled(); }
+
+/* Whether a tensor lives on a GPU that is not `current`. */
+static inline int lowlat_elsewhere(const lowlat_tensor *tensor, int current)
+{
+    return !lowlat_current.only_device && tensor->device == LOWLAT_DEVICE_CUDA && tensor->index != current;
+}
 
 /* 0, or 1 when this tensor cannot be read by the shim. */
 static inline int lowlat_shim_read(PyObject *object, lowlat_tensor *tensor)
@@ -85,6 +104,8 @@ static inline int lowlat_shim_read(PyObject *object, lowlat_tensor *tensor)
         return 1;
     return lowlat_torch.device_type(place, &tensor->device) != 0 ||
            lowlat_torch.dtype(place, &tensor->dtype) != 0 ||
+           (tensor->device == LOWLAT_DEVICE_CUDA && !lowlat_current.only_device &&
+            lowlat_torch.device_index(place, &tensor->index) != 0) ||
            /* Last, and only on a device tensor: it may materialise. */
            (lowlat_on_device(tensor->device) && lowlat_torch.data_ptr(place, (void **)&tensor->pointer) != 0);
 }
@@ -123,19 +144,9 @@ static inline int lowlat_dlpack_read(PyObject *object, lowlat_tensor *tensor)
     tensor->pointer = (uint64_t)(uintptr_t)view.data + view.byte_offset;
     tensor->dtype = view.dtype_lanes == 1 ? lowlat_dlpack_dtype(view.dtype_code, view.dtype_bits) : -1;
     tensor->device = view.device_type == 1 ? LOWLAT_DEVICE_CPU : view.device_type == 2 ? LOWLAT_DEVICE_CUDA : -1;
+    tensor->index = view.device_id;
     return 0;
 }
-
-/* ---- the current device and stream ---------------------------------------- */
-
-/* From torch's CUDA libraries, or from the null driver. */
-static struct {
-    signed char (*torch_device)(void);               /* c10::cuda::current_device() */
-    int32_t (*torch_stream)(int32_t, void **);       /* aoti_torch_get_current_cuda_stream */
-    int (*null_device)(void);
-    void *(*null_stream)(int);
-    int only_device;                                 /* one device is visible: it is number 0 */
-} lowlat_current;
 
 static inline int lowlat_current_device(void)
 {

@@ -192,7 +192,9 @@ _NATIVE_RUN = inspect.getattr_static(_fast.Kernel, "run")
 
 
 def patched_getitem(kernel: Any, grid: Any) -> Any:
-    """`kernel[grid]` by Triton's own, possibly replaced, __getitem__."""
+    """`kernel[grid]` by a replaced KernelInterface.__getitem__, or None where it is Triton's own."""
+    if inspect.getattr_static(KernelInterface, "__getitem__") is _ORIGINALS[1][2]:
+        return None
     return KernelInterface.__getitem__(kernel, grid)
 
 
@@ -200,19 +202,22 @@ def patched_getitem(kernel: Any, grid: Any) -> Any:
 
 
 def run_with_triton(kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """`kernel.run(...)` by Triton; the attribute is looked up now, so that a replaced one is the one called."""
-    if kernel.__dict__.get("run") is not None:
-        return kernel.__dict__["run"](*args, **kwargs)
+    """`kernel.run(...)` by Triton, whose class attribute is looked up now: a replaced one is the one called.  One set
+    on the object is not: who calls lowlat's `run` has passed by it, or is it."""
     return TritonJITFunction.run.__get__(kernel)(*args, **kwargs)
 
 
 def launch_with_triton(kernel: Any, grid: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """`kernel[grid](...)` by Triton, as its own closure calls run(): the same error for a doubled `grid=`."""
+    """`kernel[grid](...)` by Triton, as its own closure calls run(): one set on the object or a subclass is the one
+    called, and a doubled `grid=` is the same error."""
+    return run_of(kernel)(grid=grid, warmup=False, *args, **kwargs)  # noqa: B026  (Triton's own form)
+
+
+def run_of(kernel: Any) -> Any:
+    """`kernel.run`, with Triton's in place of lowlat's: errors of the call itself name the function."""
     if type(kernel).run is not _NATIVE_RUN or "run" in kernel.__dict__:
-        run = kernel.run
-    else:
-        run = TritonJITFunction.run.__get__(kernel)
-    return run(grid=grid, warmup=False, *args, **kwargs)  # noqa: B026  (Triton's own form)
+        return kernel.run
+    return TritonJITFunction.run.__get__(kernel)
 
 
 def finish_with_triton(kernel: Any, compiled: Any, grid: Any, stream: int, bound: dict[str, Any]) -> None:

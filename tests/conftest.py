@@ -16,6 +16,11 @@ os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns where
 GPU = torch.cuda.is_available()
 
 
+def pytest_addoption(parser):
+    parser.addoption("--long", type=int, default=0, metavar="CALLS", help="how many generated calls to make")
+    parser.addoption("--seed", type=int, default=0, help="the first seed of a long run")
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("gpu") and not GPU:
@@ -48,3 +53,4 @@ def null_driver_as_found():
         null.set_stream(0, 0)
         null.set_stream(0, 1)
         null.fail("", 0, 0)
+        null.clear_memory()

@@ -82,7 +82,9 @@ class Pair:
         assert type(actual.result) is type(expected.result)
         if hasattr(actual.result, "asm"):
             assert actual.result.asm["cubin"] == expected.result.asm["cubin"]
-            assert actual.result.metadata == expected.result.metadata
+            metadata = actual.result.metadata._asdict(), expected.result.metadata._asdict()
+            assert metadata[0] == metadata[1], {name: (metadata[0][name], metadata[1][name]) for name in metadata[0]
+                                                if metadata[0][name] != metadata[1][name]}
 
 
 class Outcome:

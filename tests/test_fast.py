@@ -1,5 +1,6 @@
 """The native path on the null driver: every launch it makes is Triton's launch, byte for byte."""
 
+import ctypes
 import enum
 import gc
 import itertools
@@ -15,7 +16,7 @@ from triton import knobs
 from triton.runtime import driver
 
 import lowlat
-from lowlat import _fast, null
+from lowlat import _fast, _torch, null
 from oracle import Pair, aligned, changed, outcome, unaligned
 
 pytestmark = pytest.mark.null
@@ -1120,31 +1121,60 @@ def test_cpu_tensors():
     pair.fast(GRID, x, x, x)
 
 
-def test_tensors_that_say_cuda(monkeypatch):
-    """CPU-only torch takes a DLPack capsule that claims CUDA memory: the very branch CUDA tensors take."""
-    import ctypes
+class DLTensor(ctypes.Structure):
+    _fields_ = [("data", ctypes.c_void_p), ("device_type", ctypes.c_int32), ("device_id", ctypes.c_int32),
+                ("ndim", ctypes.c_int32), ("code", ctypes.c_uint8), ("bits", ctypes.c_uint8),
+                ("lanes", ctypes.c_uint16), ("shape", ctypes.c_void_p), ("strides", ctypes.c_void_p),
+                ("byte_offset", ctypes.c_uint64), ("manager", ctypes.c_void_p), ("deleter", ctypes.c_void_p)]
 
-    class DLTensor(ctypes.Structure):
-        _fields_ = [("data", ctypes.c_void_p), ("device_type", ctypes.c_int32), ("device_id", ctypes.c_int32),
-                    ("ndim", ctypes.c_int32), ("code", ctypes.c_uint8), ("bits", ctypes.c_uint8),
-                    ("lanes", ctypes.c_uint16), ("shape", ctypes.c_void_p), ("strides", ctypes.c_void_p),
-                    ("byte_offset", ctypes.c_uint64), ("manager", ctypes.c_void_p), ("deleter", ctypes.c_void_p)]
 
-    shape = (ctypes.c_int64 * 1)(64)
-    managed = DLTensor(0x7F0000001000, 2, 0, 1, 2, 32, 1, ctypes.addressof(shape), None, 0, None, None)
+@pytest.fixture
+def cuda_tensor(monkeypatch):
+    """Makes tensors that say they are on a CUDA device: CPU-only torch takes a DLPack capsule that claims such memory.
+    It is the very branch that CUDA tensors take."""
     new = ctypes.pythonapi.PyCapsule_New
     new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
     monkeypatch.setattr(torch.cuda._tls, "is_initializing", True, raising=False)  # or torch would look for a GPU
-    tensor = torch._C._from_dlpack(new(ctypes.addressof(managed), b"dltensor", None))
-    assert tensor.is_cuda
+    shape = (ctypes.c_int64 * 1)(64)
+    kept = []
+
+    def make(address, device=0):
+        kept.append(DLTensor(address, 2, device, 1, 2, 32, 1, ctypes.addressof(shape), None, 0, None, None))
+        tensor = torch._C._from_dlpack(new(ctypes.addressof(kept[-1]), b"dltensor", None))
+        assert tensor.is_cuda and tensor.device.index == device
+        return tensor
+
     devices = _fast.get_devices()
     _fast.set_devices(1 << 1)
+    yield make
+    _fast.set_devices(devices)
+
+
+def test_tensors_that_say_cuda(cuda_tensor):
+    tensor = cuda_tensor(0x7F0000001000)
+    launches = Pair(pointers).fast(GRID, tensor, tensor, tensor).launches
+    assert int.from_bytes(launches[0].parameters[0], "little") == 0x7F0000001000
+
+
+@pytest.mark.parametrize("rung", ["shim", "dlpack", "python"])
+def test_tensors_of_the_other_device(cuda_tensor, rung):
+    """Whether the current device can reach them is the driver's to say, and Triton asks it."""
+    first, second = cuda_tensor(0x7F0000001000), cuda_tensor(0x7F0000002000, device=1)
+    before = _torch.rung
+    _torch.choose(rung)
     try:
         pair = Pair(pointers)
-        launches = pair.fast(GRID, tensor, tensor, tensor).launches
-        assert int.from_bytes(launches[0].parameters[0], "little") == 0x7F0000001000
+        pair.fast(GRID, first, first, first)
+        pair.leaves("other device", GRID, first, second, first)
+        null.set_memory(0x7F0000002000, 4096)  # out of reach
+        _fast.set_devices(1 << 1)
+        assert pair.leaves("other device", GRID, first, second, first).error[0] is ValueError
+        null.set_device(1)
+        pair.call(GRID, first, first, first)
+        pair.leaves("other device", GRID, second, first, second)
     finally:
-        _fast.set_devices(devices)
+        null.clear_memory()
+        _torch.choose(before)
 
 
 def test_torch_function_mode():

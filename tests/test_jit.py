@@ -200,6 +200,28 @@ def test_data_ptr_swapped(monkeypatch):
 
 
 @pytest.mark.null
+def test_run_set_on_the_instance_calls_the_one_before():
+    """Found by the generated calls: it called itself, until the stack was full."""
+    pair, x, seen = Pair(kernel), aligned(), []
+    pair.fast(GRID, x, 5)
+    for function in (pair.triton, pair.lowlat):
+
+        def run(*args, original=function.run, **kwargs):
+            seen.append(args)
+            return original(*args, **kwargs)
+
+        function.run = run
+    pair.leaves("run replaced", GRID, x, 5)
+    assert len(seen) == 2
+    exits = pair.lowlat.exits
+    pair.run(x, 5, grid=GRID, warmup=False)
+    assert pair.lowlat.exits == exits and len(seen) == 4  # the original launches natively
+    for function in (pair.triton, pair.lowlat):
+        del function.run
+    pair.fast(GRID, x, 5)
+
+
+@pytest.mark.null
 def test_run_set_on_the_instance():
     ours, x = lowlat.jit(kernel), aligned()
     ours[GRID](x, 5)
