@@ -1,18 +1,41 @@
-"""The oracle: one call through triton.jit and through lowlat.jit must be the same launches or the same error."""
+"""The oracle: one call through triton.jit and through lowlat.jit must be the same launches or the same error.
 
+Without torch an int stands in for a tensor: `aligned` gives an address, and `pointers` annotates the kernel's
+parameters so that Triton takes it for one.
+"""
+
+import inspect
+import itertools
 import re
 
-import torch
+try:
+    import torch
+except ImportError:
+    torch = None
+
 import triton
 
 import lowlat
 from lowlat import null
+
+_addresses = itertools.count(0x7F0000000000, 0x1000)
+_POINTERS = re.compile("[xyabc]|p[0-9]+")  # the parameters of the tests' kernels that are called with tensors
+
+
+def pointers(function):
+    """Without torch: annotate the parameters of a kernel that are called with tensors as pointers, in place."""
+    if torch is None:
+        for name in inspect.signature(function).parameters:
+            if _POINTERS.fullmatch(name):
+                function.__annotations__.setdefault(name, "*fp32")
+    return function
 
 
 class Pair:
     """One function under both decorators.  `call` compares, and `fast` also insists on the native path."""
 
     def __init__(self, function, **options):
+        pointers(function)
         self.triton = triton.jit(function, **options)
         self.lowlat = lowlat.jit(function, **options)
 
@@ -75,12 +98,20 @@ def changed(before, after):
     return {name: count - before.get(name, 0) for name, count in after.items() if count != before.get(name, 0)}
 
 
-def aligned(count=64, dtype=torch.float32):
-    """A tensor whose address is a multiple of 16."""
-    tensor = torch.zeros(count, dtype=dtype)
+def aligned(count=64, dtype="float32"):
+    """A tensor whose address is a multiple of 16, or such an address."""
+    if torch is None:
+        return next(_addresses)
+    tensor = torch.zeros(count, dtype=getattr(torch, dtype) if isinstance(dtype, str) else dtype)
     assert tensor.data_ptr() % 16 == 0
     return tensor
 
 
-def unaligned(count=64, dtype=torch.float32):
+def unaligned(count=64, dtype="float32"):
+    if torch is None:
+        return next(_addresses) + 4
     return aligned(count + 1, dtype)[1:]
+
+
+def address(pointer):
+    return pointer if torch is None else pointer.data_ptr()

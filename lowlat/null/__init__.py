@@ -190,7 +190,11 @@ def _make_driver() -> Any:
         """Triton's CUDA driver, with the null driver's device and stream instead of torch's."""
 
         def __init__(self) -> None:
-            super().__init__()
+            try:
+                super().__init__()
+            except ModuleNotFoundError as error:  # Triton 3.6 and 3.7 ask torch for the four functions set here
+                if error.name != "torch":
+                    raise
             self.get_current_device = _fast.current_device
             self.get_current_stream = _fast.current_stream
             self.set_current_device = set_device
