@@ -1,5 +1,6 @@
 """The null driver: counts, records, keeps the driver's rules, fails on request."""
 
+import os
 import subprocess
 import sys
 
@@ -83,6 +84,10 @@ def test_driver():
 
 def python(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+def test_child_processes_do_not_inherit_it():
+    assert os.environ.get("TRITON_LIBCUDA_PATH") != os.path.dirname(null.__file__)
 
 
 def test_needs_activation():

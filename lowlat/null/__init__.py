@@ -39,8 +39,13 @@ def activate(*, force: bool = False) -> None:
     from triton import knobs
     from triton.runtime import driver
 
-    # Where Triton's C parts find libcuda.so.1 to link against.
-    knobs.nvidia.libcuda_path = str(_LIBRARY.parent)
+    # Where Triton's C parts find libcuda.so.1 to link against.  Not for child processes: without torch, Triton 3.8 and
+    # later would take it for a GPU's driver there.
+    propagate, knobs.propagate_env = knobs.propagate_env, False
+    try:
+        knobs.nvidia.libcuda_path = str(_LIBRARY.parent)
+    finally:
+        knobs.propagate_env = propagate
 
     from .. import _fast, _torch
     from ..jit import forget_driver
