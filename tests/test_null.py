@@ -110,6 +110,13 @@ def test_refuses_where_cuda_is_initialised():
     assert "has initialised CUDA" in result.stderr
 
 
+@pytest.mark.torch
+def test_does_not_ask_cuda_through_torch():
+    """A torch built for CUDA would ask the null driver, and warn of its answer."""
+    result = python("import lowlat, torch\nfrom lowlat import null\ntorch.cuda.is_available = None\nnull.activate()")
+    assert result.returncode == 0, result.stderr
+
+
 def test_wants_force_where_a_gpu_is_usable():
     code = "from lowlat import null\nnull._gpu_count = lambda: 2\nnull.activate({})\nprint(null.active())"
     assert "say activate(force=True)" in python(code.format("")).stderr
