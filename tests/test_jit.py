@@ -29,7 +29,8 @@ def run_python(code, **environment):
     folder = os.path.dirname(__file__)
     package = os.path.dirname(os.path.dirname(lowlat.__file__))
     path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
-    return subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=folder,
+    warnings = ("-W", "error", "-W", "ignore:AnnAssign.__init__ missing:DeprecationWarning")  # as in pyproject.toml
+    return subprocess.run([sys.executable, *warnings, "-c", code], capture_output=True, text=True, cwd=folder,
                           env={**os.environ, "PYTHONPATH": path, **environment})
 
 
