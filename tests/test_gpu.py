@@ -7,13 +7,13 @@ import sys
 import threading
 
 import pytest
-import torch
 import triton
 import triton.language as tl
 
 import lowlat
 from lowlat import _fast, _torch
 
+torch = pytest.importorskip("torch", reason="needs torch")
 pytestmark = pytest.mark.gpu
 
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-import torch
 import triton
 import triton.language as tl
 from triton.runtime.jit import JITFunction as TritonJITFunction
@@ -15,7 +14,7 @@ from triton.runtime.jit import KernelInterface
 
 import lowlat
 from lowlat import null
-from oracle import Pair, aligned, changed
+from oracle import Pair, aligned, changed, torch
 
 GRID = (3, )
 
@@ -28,8 +27,10 @@ def kernel(x, n, BLOCK: tl.constexpr = 16):
 def run_python(code, **environment):
     """A fresh interpreter: what depends on the state at import."""
     folder = os.path.dirname(__file__)
-    path = os.pathsep.join(filter(None, (os.path.dirname(folder), os.environ.get("PYTHONPATH"))))
-    return subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=folder,
+    package = os.path.dirname(os.path.dirname(lowlat.__file__))
+    path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+    warnings = ("-W", "error", "-W", "ignore:AnnAssign.__init__ missing:DeprecationWarning")  # as in pyproject.toml
+    return subprocess.run([sys.executable, *warnings, "-c", code], capture_output=True, text=True, cwd=folder,
                           env={**os.environ, "PYTHONPATH": path, **environment})
 
 
@@ -185,6 +186,7 @@ def test_launcher_call_swapped(monkeypatch):
     assert len(seen) == 1
 
 
+@pytest.mark.torch
 @pytest.mark.null
 def test_data_ptr_swapped(monkeypatch):
     ours, x, seen = lowlat.jit(kernel), aligned(), []
@@ -246,6 +248,7 @@ def test_subclass():
     assert changed({}, mine.exits)["subclass"] >= 1
 
 
+@pytest.mark.torch
 def test_interpreter():
     result = run_python("import triton.language as tl, torch, lowlat\nfrom test_jit import kernel\n"
                         "k = lowlat.jit(kernel)\nprint(type(k).__name__)\n"
@@ -265,8 +268,8 @@ def test_switched_off():
 @pytest.mark.null
 def test_no_gpu_and_no_null_driver():
     """Triton's own error, on either path, and nothing broken by it."""
-    code = ("import triton, torch, {module}\nfrom test_jit import kernel\nk = {module}.jit(kernel)\n"
-            "for _ in range(2):\n    try:\n        k[(1,)](torch.zeros(4), 5)\n"
+    code = ("import triton, {module}\nfrom oracle import aligned\nfrom test_jit import kernel\n"
+            "k = {module}.jit(kernel)\nfor _ in range(2):\n    try:\n        k[(1,)](aligned(), 5)\n"
             "    except Exception as error:\n        print(type(error).__name__, error)")
     texts = [run_python(code.format(module=module)).stdout for module in ("triton", "lowlat")]
     assert texts[0] == texts[1] and "0 active drivers" in texts[0]
@@ -274,16 +277,18 @@ def test_no_gpu_and_no_null_driver():
 
 def test_unknown_triton():
     result = run_python(
-        "import warnings, triton, torch\ntriton.__version__ = '3.99.0'\n"
+        "import warnings, triton\ntriton.__version__ = '3.99.0'\n"
         "with warnings.catch_warnings(record=True) as caught:\n    warnings.simplefilter('always')\n    import lowlat\n"
         "assert len(caught) == 1 and 'Triton 3.99.0 is not between 3.6 and 3.9' in str(caught[0].message), caught\n"
-        "from test_jit import kernel\nk = lowlat.jit(kernel)\nassert isinstance(k, lowlat.JITFunction)\n"
-        "from lowlat import null\nif not torch.cuda.is_available():\n    null.activate()\n"
-        "    for _ in range(3): k[(1,)](torch.zeros(4), 5)\n"
+        "from oracle import aligned, pointers, torch\nfrom test_jit import kernel\n"
+        "k = lowlat.jit(pointers(kernel))\nassert isinstance(k, lowlat.JITFunction)\n"
+        "from lowlat import null\nif torch is None or not torch.cuda.is_available():\n    null.activate()\n"
+        "    for _ in range(3): k[(1,)](aligned(), 5)\n"
         "    assert null.launches() == 3 and k.exits == {'unknown triton': 3}")
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.torch
 def test_torch_imported_later():
     result = run_python("import lowlat, sys\nfrom lowlat import _torch\n"
                         "if 'torch' not in sys.modules:\n    assert not _torch.attached\nimport torch\n"
@@ -294,6 +299,7 @@ def test_torch_imported_later():
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.torch
 @pytest.mark.null
 def test_dynamo_sees_a_kernel():
     """torch.compile and wrap_triton take the subclass for the kernel it is."""
@@ -308,8 +314,9 @@ def test_dynamo_sees_a_kernel():
 @pytest.mark.null
 def test_fork():
     """A child may launch natively only after Triton has launched in it."""
-    code = ("import os, sys, torch, lowlat\nfrom lowlat import null\nfrom test_jit import kernel\nnull.activate()\n"
-            "k, x = lowlat.jit(kernel), torch.zeros(64)\nfor _ in range(3): k[(1,)](x, 5)\nchild = os.fork()\n"
+    code = ("import os, sys, lowlat\nfrom lowlat import null\nfrom oracle import aligned, pointers\n"
+            "from test_jit import kernel\nnull.activate()\nk, x = lowlat.jit(pointers(kernel)), aligned()\n"
+            "for _ in range(3): k[(1,)](x, 5)\nchild = os.fork()\n"
             "if child == 0:\n    for _ in range(3): k[(1,)](x, 5)\n"
             "    os._exit(0 if k.exits == {'first call': 1, 'forked': 1} else 1)\n"
             "status = os.waitpid(child, 0)[1]\nk[(1,)](x, 5)\nassert k.exits == {'first call': 1}\n"
@@ -318,6 +325,7 @@ def test_fork():
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.torch
 @pytest.mark.null
 def test_scratch_memory_goes_through_tritons_launcher():
     """A kernel that needs scratch memory: allocated by Triton's launcher, per call."""

@@ -1,22 +1,23 @@
 """The null driver: counts, records, keeps the driver's rules, fails on request."""
 
 import ctypes
+import os
 import subprocess
 import sys
 
 import pytest
-import torch
 import triton
 import triton.language as tl
 from triton.runtime import driver
 
 from lowlat import null
-from oracle import aligned
+from oracle import address, aligned, pointers, torch
 
 pytestmark = pytest.mark.null
 
 
 @triton.jit
+@pointers
 def kernel(x, n, f, flag, BLOCK: tl.constexpr):
     if flag:
         tl.store(x, n + f)
@@ -43,7 +44,7 @@ def test_recording():
     assert (record.kernel, record.device, record.grid, record.block) == ("kernel", 0, (2, 3, 1), (64, 1, 1))
     assert record.stream == 0 and record.attributes == ()
     pointer, n, f, flag, *scratch = record.parameters
-    assert int.from_bytes(pointer, "little") == x.data_ptr()
+    assert int.from_bytes(pointer, "little") == address(x)
     assert n == (2**31).to_bytes(8, "little") and f == bytes.fromhex("0000003f") and flag == b"\x01"
     assert scratch == [bytes(8), bytes(8)]
 
@@ -178,11 +179,15 @@ def test_driver():
 
     assert null.active() and driver.active.get_current_target().arch == 90
     null.activate()  # again: harmless
-    assert torch.zeros(1).device == driver.active.get_active_torch_device()
+    assert torch is None or torch.zeros(1).device == driver.active.get_active_torch_device()
 
 
 def python(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+def test_child_processes_do_not_inherit_it():
+    assert os.environ.get("TRITON_LIBCUDA_PATH") != os.path.dirname(null.__file__)
 
 
 def test_needs_activation():
@@ -199,9 +204,17 @@ def test_refuses_where_a_driver_is_loaded(tmp_path):
     assert f"has loaded {other}" in result.stderr
 
 
+@pytest.mark.torch
 def test_refuses_where_cuda_is_initialised():
     result = python("import torch\ntorch.cuda.is_initialized = lambda: True\nfrom lowlat import null\nnull.activate()")
     assert "has initialised CUDA" in result.stderr
+
+
+@pytest.mark.torch
+def test_does_not_ask_cuda_through_torch():
+    """A torch built for CUDA would ask the null driver, and warn of its answer."""
+    result = python("import lowlat, torch\nfrom lowlat import null\ntorch.cuda.is_available = None\nnull.activate()")
+    assert result.returncode == 0, result.stderr
 
 
 def test_wants_force_where_a_gpu_is_usable():

@@ -5,11 +5,12 @@ import subprocess
 import sys
 
 import pytest
-import torch
 import triton.language as tl
 
 from lowlat import _fast, _torch
 from oracle import Pair, aligned, unaligned
+
+torch = pytest.importorskip("torch", reason="needs torch")
 
 
 def touch(x, n):

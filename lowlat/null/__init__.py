@@ -40,8 +40,13 @@ def activate(*, force: bool = False) -> None:
     from triton import knobs
     from triton.runtime import driver
 
-    # Where Triton's C parts find libcuda.so.1 to link against.
-    knobs.nvidia.libcuda_path = str(_LIBRARY.parent)
+    # Where Triton's C parts find libcuda.so.1 to link against.  Not for child processes: without torch, Triton 3.8 and
+    # later would take it for a GPU's driver there.
+    propagate, knobs.propagate_env = knobs.propagate_env, False
+    try:
+        knobs.nvidia.libcuda_path = str(_LIBRARY.parent)
+    finally:
+        knobs.propagate_env = propagate
 
     from .. import _fast, _torch
     from ..jit import forget_driver
@@ -277,7 +282,11 @@ def _make_driver() -> Any:
         """Triton's CUDA driver, with the null driver's device and stream instead of torch's."""
 
         def __init__(self) -> None:
-            super().__init__()
+            try:
+                super().__init__()
+            except ModuleNotFoundError as error:  # Triton 3.6 and 3.7 ask torch for the four functions set here
+                if error.name != "torch":
+                    raise
             self.get_current_device = _fast.current_device
             self.get_current_stream = _fast.current_stream
             self.set_current_device = set_device
