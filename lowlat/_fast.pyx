@@ -66,6 +66,7 @@ cdef extern from "_torch.h":
         int32_t dtype
         int32_t device
         int32_t index
+        int32_t small
 
     ctypedef struct lowlat_dlpack_header:
         uint32_t major
@@ -82,9 +83,11 @@ cdef extern from "_torch.h":
         void* dtype
         void* device_type
         void* device_index
+        void* storage_size
         const lowlat_dlpack_api* dlpack
         void* function_mode_enabled
         uint32_t devices
+        int ranged
 
     struct lowlat_current_state "":
         void* torch_device
@@ -235,7 +238,7 @@ cdef enum:
     KIND_POINTER = 4
     KIND_OTHER = 5
 
-# What one byte of a fingerprint says about an argument.  Tensors are 0x80 | dtype << 1 | aligned.
+# What one byte of a fingerprint says about an argument.  Tensors are 0x80 | small storage << 6 | dtype << 1 | aligned.
 cdef enum:
     TAG_NONE = 1
     TAG_BOOL = 2
@@ -252,6 +255,7 @@ cdef enum:
     TAG_VALUE_NONE = 37
     TAG_VALUE_STRING = 38
     TAG_VALUE_OBJECT = 39
+    TAG_SMALL = 0x40     # with TAG_TENSOR, on backends that ask
     TAG_TENSOR = 0x80
 
 
@@ -610,10 +614,12 @@ cdef inline int specialize_tensor(const Parameter* parameter, PyObject* argument
         return NOT_ON_DEVICE
     if lowlat_elsewhere(&tensor, device):
         return OTHER_DEVICE
-    if <uint32_t>tensor.dtype >= 64:
-        return UNREADABLE
+    if <uint32_t>tensor.dtype >= 32:
+        return UNREADABLE  # Triton has no type for the dtypes from there on, but for an odd one
     payload[0] = tensor.pointer
     tag[0] = <uint8_t>(TAG_TENSOR + (tensor.dtype << 1)) + divisible(parameter, tensor.pointer)
+    if lowlat_torch.ranged and tensor.small:
+        tag[0] |= TAG_SMALL
     return OK
 
 
@@ -651,7 +657,7 @@ cdef int specialize_annotated(const Parameter* parameter, PyObject* argument, Py
     if parameter.kind == KIND_POINTER:
         if kind == state.tensor_type or kind == state.parameter_type:
             reason = specialize_tensor(parameter, argument, device, tag, payload)
-            tag[0] = TAG_TENSOR | (tag[0] & 1)  # the dtype is the annotation's
+            tag[0] = TAG_TENSOR | (tag[0] & (TAG_SMALL | 1))  # the dtype is the annotation's
             return reason
         if argument == Py_None:
             tag[0] = TAG_NONE
@@ -772,6 +778,8 @@ cdef inline bint function_mode_enabled() except -1:
 
 cdef bint read_tensor(PyObject* argument, lowlat_tensor* tensor) except -1:
     """By DLPack or by Python.  False: torch refuses, and Triton must say so in its own words."""
+    if lowlat_torch.ranged:
+        tensor.small = (<object>argument).untyped_storage().size() <= INT32_MAX
     if lowlat_torch.rung == LOWLAT_RUNG_DLPACK:
         try:
             lowlat_dlpack_read(argument, tensor)
@@ -1577,7 +1585,8 @@ def configure_torch(*, tensor_type, parameter_type, dtype_type, function_mode_de
 
 
 def set_rung(str name, *, Py_ssize_t offset=0, bint maybe_borrowed=False, uint64_t data_ptr=0, uint64_t dtype=0,
-             uint64_t device_type=0, uint64_t device_index=0, object dlpack=None):
+             uint64_t device_type=0, uint64_t device_index=0, uint64_t storage_size=0,
+             object dlpack=None):
     """How tensors are read: "shim", "dlpack", "python" or "none"."""
     if name == "shim":
         lowlat_torch.offset = offset
@@ -1586,6 +1595,7 @@ def set_rung(str name, *, Py_ssize_t offset=0, bint maybe_borrowed=False, uint64
         lowlat_torch.dtype = <void*>dtype
         lowlat_torch.device_type = <void*>device_type
         lowlat_torch.device_index = <void*>device_index
+        lowlat_torch.storage_size = <void*>storage_size
         lowlat_torch.rung = LOWLAT_RUNG_SHIM
     elif name == "dlpack":
         lowlat_torch.dlpack = <const lowlat_dlpack_api*>PyCapsule_GetPointer(dlpack, "dlpack_exchange_api")
@@ -1608,6 +1618,11 @@ def get_devices():
     return lowlat_torch.devices
 
 
+def set_ranged(bint ranged):
+    """Whether fingerprints say if a tensor's storage is within reach of 32-bit offsets, which AMD's backend asks."""
+    lowlat_torch.ranged = ranged
+
+
 def word_at(object holder, Py_ssize_t offset):
     """The pointer-sized word at `offset` in an object, for the self-check of the shim."""
     return (<uint64_t*>(<char*><PyObject*>holder + offset))[0]
@@ -1627,21 +1642,35 @@ def read(tensor):
     return result.pointer, result.dtype, result.device, result.index if result.device == CUDA_DEVICE else 0
 
 
-def tag_of(argument, bint specialize_it, bint align):
-    """The fingerprint's byte for an unannotated argument, for tests of the key; KeyError where it is Triton's."""
-    cdef Kernel kernel = Kernel()
+def fingerprint_of(Kernel kernel, tuple args, dict kwargs):
+    """What the hot path makes of a call `kernel[grid](*args, **kwargs)`, as bytes; for tests of the key.
+
+    Raises KeyError with the reason where the call is Triton's.
+    """
+    cdef tuple names = tuple(kwargs)
+    cdef list values = [*args, *kwargs.values()]
+    cdef Py_ssize_t i, positional = len(args), count = kernel.parameter_count
     cdef Binding binding
-    cdef PyObject* arguments[1]
-    cdef uint64_t fingerprint[8]
-    cdef uint64_t payload[2]
-    kernel._describe_parameters([("argument", "plain", specialize_it, align, 0, False, False, None)], "ok")
-    binding = resolve_binding(kernel, 1, (), THROUGH_GETITEM)
-    arguments[0] = <PyObject*>argument
+    cdef int reason
+    cdef PyObject* found = find_binding(kernel, positional, tuple_items(<PyObject*>names), len(names),
+                                        THROUGH_GETITEM)
+    if found == NULL:
+        raise KeyError(REASON_NAMES[BINDING])
+    binding = <Binding>found
+    cdef PyObject** given = <PyObject**>alloca((len(values) + 1) * sizeof(PyObject*))
+    cdef PyObject** arguments = <PyObject**>alloca((count + 1) * sizeof(PyObject*))
+    cdef uint64_t* fingerprint = <uint64_t*>alloca(binding.words * sizeof(uint64_t))
+    cdef uint64_t* payload = <uint64_t*>alloca((count + 1) * sizeof(uint64_t))
+    for i in range(len(values)):
+        given[i] = <PyObject*>values[i]
+    for i in range(count):
+        arguments[i] = given[binding.sources[i]] if binding.sources[i] >= 0 else kernel.parameters[i].default
     fingerprint[0] = lowlat_current_device() if state.c_getters else 0
-    cdef int reason = specialize(kernel, binding, arguments, arguments, fingerprint, payload)
+    fingerprint[1] = binding.option_names
+    reason = specialize(kernel, binding, given, arguments, fingerprint, payload)
     if reason != OK:
         raise KeyError(REASON_NAMES[reason])
-    return (<uint8_t*>(fingerprint + 2))[0]
+    return PyBytes_FromStringAndSize(<const char*>fingerprint, binding.words * sizeof(uint64_t))
 
 
 def function_mode_active():

@@ -29,6 +29,7 @@ typedef struct {
     int32_t dtype;  /* c10::ScalarType */
     int32_t device; /* c10::DeviceType */
     int32_t index;  /* of the device; read where there is more than one */
+    int32_t small;  /* 1 where 32-bit offsets reach all of its storage; read where the backend asks for that */
 } lowlat_tensor;
 
 typedef struct {
@@ -65,11 +66,14 @@ static struct {
     int32_t (*dtype)(void *, int32_t *);
     int32_t (*device_type)(void *, int32_t *);
     int32_t (*device_index)(void *, int32_t *);
+    int32_t (*storage_size)(void *, int64_t *);
     const lowlat_dlpack_api *dlpack;
     _Bool (*function_mode_enabled)(void);
     /* Which device types count as "on the GPU": CUDA, and with the null driver
      * the CPU, whose tensors then stand in. */
     uint32_t devices;
+    /* Whether the backend specialises on the size of a tensor's storage (AMD). */
+    int ranged;
 } lowlat_torch = {.devices = 1u << LOWLAT_DEVICE_CUDA};
 
 /* ---- the current device and stream ---------------------------------------- */
@@ -96,6 +100,15 @@ static inline int lowlat_elsewhere(const lowlat_tensor *tensor, int current)
     return !lowlat_current.only_device && tensor->device == LOWLAT_DEVICE_CUDA && tensor->index != current;
 }
 
+static inline int lowlat_shim_read_range(void *place, lowlat_tensor *tensor)
+{
+    int64_t size;
+    if (lowlat_torch.storage_size(place, &size) != 0)
+        return 1;
+    tensor->small = size <= INT32_MAX;
+    return 0;
+}
+
 /* 0, or 1 when this tensor cannot be read by the shim. */
 static inline int lowlat_shim_read(PyObject *object, lowlat_tensor *tensor)
 {
@@ -106,6 +119,7 @@ static inline int lowlat_shim_read(PyObject *object, lowlat_tensor *tensor)
            lowlat_torch.dtype(place, &tensor->dtype) != 0 ||
            (tensor->device == LOWLAT_DEVICE_CUDA && !lowlat_current.only_device &&
             lowlat_torch.device_index(place, &tensor->index) != 0) ||
+           (lowlat_torch.ranged && lowlat_shim_read_range(place, tensor) != 0) ||
            /* Last, and only on a device tensor: it may materialise. */
            (lowlat_on_device(tensor->device) && lowlat_torch.data_ptr(place, (void **)&tensor->pointer) != 0);
 }

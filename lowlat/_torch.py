@@ -146,7 +146,7 @@ def _set_shim() -> None:
     torch = sys.modules["torch"]
     symbols = {
         name: _symbol("libtorch_cpu.so", f"aoti_torch_get_{name}")
-        for name in ("data_ptr", "dtype", "device_type", "device_index")
+        for name in ("data_ptr", "dtype", "device_type", "device_index", "storage_size")
     }
     missing = [name for name, address in symbols.items() if not address]
     if missing:

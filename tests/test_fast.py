@@ -1273,24 +1273,3 @@ def test_knobs_of_unknown_types(monkeypatch):
     pair.leaves("knob", GRID, x, 5)
     monkeypatch.undo()
     pair.fast(GRID, x, 5)
-
-
-# ---- the refinement theorem -----------------------------------------------------------------------------------------
-
-
-def test_key_refinement():
-    """Whenever two arguments get the same tag, Triton's own specialiser gives them the same type and key."""
-    from triton._C.libtriton import native_specialize_impl
-    from triton.backends.nvidia.compiler import CUDABackend
-
-    near = (-17, -16, -1, 0, 1, 15, 16)
-    numbers = sorted({s * (2**k + d) for k in (0, 1, 4, 29, 30, 31, 32, 61, 62, 63) for d in near for s in (1, -1)})
-    numbers = [n for n in numbers if -2**63 <= n < 2**64]
-    arguments = [*numbers, True, False, None, 0.0, 1.0, -0.0, float("nan"), aligned(), unaligned(),
-                 aligned(dtype="int64"), unaligned(dtype="float16"), *([torch.empty(0)] if torch else [])]
-    for specialize, align in itertools.product((True, False), repeat=2):
-        by_tag = {}
-        for argument in arguments:
-            tag = _fast.tag_of(argument, specialize, align and specialize)
-            triton_key = native_specialize_impl(CUDABackend, argument, False, specialize, align)
-            assert by_tag.setdefault(tag, triton_key) == triton_key, (argument, tag)
