@@ -11,6 +11,7 @@ import gc
 import importlib.util
 import itertools
 import os
+import random
 import struct
 import subprocess
 import sys
@@ -91,6 +92,14 @@ def natively(pair):
     assert pair.lowlat.exits == before, f"went to Triton: {changed(before, pair.lowlat.exits)}"
 
 
+@contextlib.contextmanager
+def leaving(pair, reason, times):
+    """So many calls inside must leave for Triton, all of them for `reason`; said last, after what they launched."""
+    before = pair.lowlat.exits
+    yield
+    assert changed(before, pair.lowlat.exits) == {reason: times}
+
+
 def objects(kernel, calls):
     """Per call, the number of the first call that returns the same object."""
     return pattern([kernel[GRID](*args, **kwargs) for args, kwargs in calls])
@@ -150,9 +159,9 @@ def test_05_uint64_and_beyond():
     for order in (numbers, numbers[::-1]):
         pair = Pair(scalars)
         follow(pair, *(call(x, n, 7) for n in order))
-        for n in (2**64, -2**63 - 1, 10**40):
-            for _ in range(2):
-                result = pair.leaves("argument", GRID, x, n, 7)
+        with leaving(pair, "argument", 6):
+            for n in (2**64, -2**63 - 1, 10**40) * 2:
+                result = pair.call(GRID, x, n, 7)
                 assert result.error[0] is OverflowError and not result.launches
 
 
@@ -209,10 +218,11 @@ def test_10_int_subclasses():
     for kind, numbers in ((Size, (1, 16, 17)), (Count, (1, 16, 17, 2**31, 2**63))):
         pair = Pair(scalars)
         for n in numbers:
-            pair.leaves("argument", GRID, x, kind(n), 7)
-            pair.call(GRID, x, n, 7)
-            pair.leaves("argument", GRID, x, kind(n), 7)
+            with leaving(pair, "argument", 1):
+                pair.call(GRID, x, kind(n), 7)
             pair.fast(GRID, x, n, 7)
+            with leaving(pair, "argument", 1):
+                pair.call(GRID, x, kind(n), 7)
         assert same_keys(pair)
         for order in itertools.permutations((1, kind(1), True)):
             pair = Pair(value)
@@ -227,11 +237,12 @@ def test_11_numpy_scalars():
     """np.float64 is a float to Triton; the others are refused, also once a float was launched."""
     pair, x = Pair(one), aligned()
     pair.fast(GRID, x, 2.5)
-    for _ in range(2):
-        assert pair.leaves("argument", GRID, x, numpy.float64(2.5)).error is None
-        for scalar in (numpy.float32(2.5), numpy.int64(3), numpy.int32(16), numpy.bool_(True)):
-            result = pair.leaves("argument", GRID, x, scalar)
-            assert result.error[0] is TypeError and not result.launches
+    with leaving(pair, "argument", 10):
+        for _ in range(2):
+            assert pair.call(GRID, x, numpy.float64(2.5)).error is None
+            for scalar in (numpy.float32(2.5), numpy.int64(3), numpy.int32(16), numpy.bool_(True)):
+                result = pair.call(GRID, x, scalar)
+                assert result.error[0] is TypeError and not result.launches
     pair.fast(GRID, x, 2.5)
 
 
@@ -252,13 +263,12 @@ class Named:
 
 def test_12_unhashable_constexprs():
     pair, x, shown_alike, turns = Pair(value), aligned(), Named("[1]"), Named("hashable")
-    for v in (shown_alike, turns):
-        for _ in range(2):
-            assert pair.leaves("constexpr", GRID, x, v).error is None
-    turns.name = "unhashable"
-    for _ in range(2):
-        for v in ([1], {}, {1}, (1, [2]), turns):
-            result = pair.leaves("constexpr", GRID, x, v)
+    with leaving(pair, "constexpr", 14):
+        for v in (shown_alike, turns) * 2:
+            assert pair.call(GRID, x, v).error is None
+        turns.name = "unhashable"
+        for v in (turns, [1], {}, {1}, (1, [2])) * 2:
+            result = pair.call(GRID, x, v)
             assert result.error[0] is TypeError and not result.launches
 
 
@@ -270,17 +280,18 @@ def test_13_constexprs_that_change_in_place():
     results = []
 
     def go(v):
-        pair.leaves("constexpr", GRID, x, v)
+        pair.call(GRID, x, v)
         results.append([kernel[GRID](x, v) for kernel in (pair.triton, pair.lowlat)])
 
-    go(first)
-    first.name = "blue"
-    go(first)
-    go(second)
-    go(first)
-    second.name = "red"
-    go(second)
-    go(Named("blue"))
+    with leaving(pair, "constexpr", 12):
+        go(first)
+        first.name = "blue"
+        go(first)
+        go(second)
+        go(first)
+        second.name = "red"
+        go(second)
+        go(Named("blue"))
     expected, actual = (pattern(column) for column in zip(*results))
     assert actual == expected and expected[:3] == [0, 0, 2]
     assert same_keys(pair)
@@ -292,11 +303,13 @@ def test_14_explicit_constexpr():
     wrapped = (tl.constexpr(1), tl.constexpr(True), tl.constexpr("1"))
     for order in ((*wrapped, 1, "1"), (1, *wrapped, "1"), ("1", 1, *wrapped[::-1])):
         pair = Pair(value)
-        for _ in range(2):
-            for v in order:
-                pair.leaves("constexpr", GRID, x, v) if isinstance(v, tl.constexpr) else pair.fast(GRID, x, v)
         calls = [call(x, v) for v in order]
-        assert objects(pair.lowlat, calls) == objects(pair.triton, calls)
+        for v in order:
+            pair.call(GRID, x, v)
+        with leaving(pair, "constexpr", 6):
+            for v in order:
+                pair.call(GRID, x, v)
+            assert objects(pair.lowlat, calls) == objects(pair.triton, calls)
         assert same_keys(pair)
 
 
@@ -314,10 +327,11 @@ def with_a_kernel(x, OPERATION: tl.constexpr):
 def test_15_updated_source_of_a_kernel_argument(jit, function, reason):
     pair, x, operation = Pair(function), aligned(), jit(doubled)
     results = []
-    for text in ("n * 2", "n * 2", "n * 3", "n * 2"):
-        operation._unsafe_update_src(f"def doubled(n):\n    return {text}\n")
-        pair.leaves(reason, GRID, x, operation)
-        results.append([kernel[GRID](x, operation) for kernel in (pair.triton, pair.lowlat)])
+    with leaving(pair, reason, 8):
+        for text in ("n * 2", "n * 2", "n * 3", "n * 2"):
+            operation._unsafe_update_src(f"def doubled(n):\n    return {text}\n")
+            pair.call(GRID, x, operation)
+            results.append([kernel[GRID](x, operation) for kernel in (pair.triton, pair.lowlat)])
     expected, actual = (pattern(column) for column in zip(*results))
     assert actual == expected == [0, 0, 2, 0]
     assert same_keys(pair)
@@ -352,9 +366,10 @@ def test_18_dtype_at_the_same_address():
     pair = Pair(pointers)
     for view in views[::-1]:
         pair.call(GRID, view, other)
-        for dtype in (tl.float8e5, tl.int8, tl.float32):  # the wrapper's dtype counts, the base's does not
-            pair.leaves("argument", GRID, triton.reinterpret(view, dtype), other)
-            pair.leaves("argument", GRID, view, triton.reinterpret(other, dtype))
+        with leaving(pair, "argument", 6):
+            for dtype in (tl.float8e5, tl.int8, tl.float32):  # the wrapper's dtype counts, the base's does not
+                pair.call(GRID, triton.reinterpret(view, dtype), other)
+                pair.call(GRID, view, triton.reinterpret(other, dtype))
     assert same_keys(pair)
 
 
@@ -373,7 +388,7 @@ def test_19_alignment():
 
 
 def test_20_reused_ids():
-    """A tensor that has the id of one that died is another tensor."""
+    """A tensor, or a constexpr, that has the id of one that died is another one."""
     pair, x = Pair(pointers), aligned()
     follow(pair, call(x, aligned()))
     kept, seen = [], {}
@@ -387,6 +402,15 @@ def test_20_reused_ids():
             kept.append(tensor.untyped_storage())  # the next one gets other memory, and the same id
             del tensor
     assert any(len(addresses) > 1 for addresses in seen.values())
+    for new in (lambda i: i + 0.5, lambda i: f"mode-{i}", lambda i: 2**40 + i):
+        pair, seen = Pair(value), {}
+        for i in (1, 2, 3, 4, *random.Random(0).choices((1, 2, 3, 4), k=60)):
+            v = new(i)
+            seen.setdefault(id(v), set()).add(i)
+            assert pair.call(GRID, x, v).error is None
+            del v
+        assert pair.lowlat.exits == {"first call": 4}
+        assert any(len(values) > 1 for values in seen.values())
 
 
 def test_21_empty_tensors():
@@ -474,11 +498,11 @@ def test_23_tuples(options):
                            (3, (4, 5)), (), (aligned(), unaligned()), (3, 2**31)]
     for order in (items, items[::-1]):
         pair = Pair(one, **options)
-        for _ in range(2):
-            for item in order:
-                pair.leaves("argument", GRID, x, item)
-        calls = [call(x, item) for item in order]
-        assert objects(pair.lowlat, calls) == objects(pair.triton, calls)
+        with leaving(pair, "argument", 3 * len(order)):
+            for item in (*order, *order):
+                pair.call(GRID, x, item)
+            calls = [call(x, item) for item in order]
+            assert objects(pair.lowlat, calls) == objects(pair.triton, calls)
         assert same_keys(pair)
 
 
@@ -538,7 +562,8 @@ def test_26_annotated_pointers():
     follow(Pair(annotated_const), call(x, aligned()), call(x, unaligned()), call(x, aligned(dtype=torch.int8)))
 
 
-def test_27_launch_options():
+@pytest.mark.parametrize("route", ["driver", "wrapper"])
+def test_27_launch_options(route):
     """Values, names and their order are all part of the key, as they stand in the call."""
     x = aligned()
     calls = [call(x, 5, **options) for options in (
@@ -546,10 +571,13 @@ def test_27_launch_options():
         {"num_stages": 2, "num_warps": 2}, {"num_warps": 2, "num_stages": 4}, {"num_stages": 2, "num_warps": 4},
         {"num_warps": None}, {"maxnreg": 64}, {"debug": True}, {"debug": False}, {"debug": 1},
         {"num_warps": 2, "debug": False}, {"debug": False, "num_warps": 2}, {"enable_fp_fusion": False},
-        {"num_ctas": 2}, {"launch_pdl": True}, {"launch_pdl": 1}, {"launch_cooperative_grid": True})]
+        {"num_ctas": 2}, {"launch_pdl": True}, {"launch_pdl": 1}, {"launch_cooperative_grid": True},
+        {"launch_cooperative_grid": True, "launch_pdl": True, "num_ctas": 2})]
     for order in (calls, calls[::-1]):
         pair = Pair(stores)
+        pair.lowlat.route = route
         follow(pair, *order)
+        assert {plan.route for plan in pair.lowlat.plans} == {route}
         assert same_keys(pair)
 
 
@@ -610,12 +638,30 @@ def test_30_unknown_keywords():
             assert result.error[0] is TypeError and not result.launches
         pair.leaves("option", GRID, x, 5, extern_libs={})
         pair.fast(GRID, x, 5)
+    # run() takes grid and warmup by name, and misses them; kernel[grid]() has its own.
+    pair = Pair(one)
+    for _ in range(2):
+        assert pair.run(False, 5, grid=GRID, warmup=False).error is None
+        for missing in ({"grid": GRID}, {"warmup": False}, {}):
+            result = pair.run(False, 5, **missing)
+            assert result.error[0] is TypeError and not result.launches
+        assert pair.call(GRID, False, 5, grid=GRID, warmup=False).error[0] is TypeError
+
+    # Ever new ones are forgotten at some point, and then no known one may be taken for another.
+    pair = Pair(one)
+    for options in ({"num_stages": 2}, {"num_warps": 2}):
+        pair.fast(GRID, x, 5, **options)
+    for i in range(400):
+        with pytest.raises(KeyError):
+            pair.lowlat[GRID](x, 5, **{f"option_{i}": 2})
+        for options in ({"num_stages": 2}, {"num_warps": 2}):
+            pair.call(GRID, x, 5, **options)
 
 
 # ---- environment -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("holder, name, values", [("runtime", "debug", [True, False]),
+@pytest.mark.parametrize("holder, name, values", [("runtime", "debug", [True, 1, False]),
                                                   ("compilation", "instrumentation_mode", ["x", "", "consan"])])
 def test_31_knobs(holder, name, values):
     """Set and unset, by assignment and by scope: part of the key."""
@@ -807,6 +853,23 @@ def reads_a_plain_global(x):
     tl.store(x, LIMIT)
 
 
+class Moody:
+    """A global that is its own copy, and may be unequal to itself."""
+
+    unequal = False
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __ne__(self, other):
+        return self.unequal
+
+    __hash__ = None
+
+
+MOODY = Moody()
+
+
 def reads_a_closure():
     SCALE = tl.constexpr(3)
 
@@ -867,6 +930,17 @@ def test_38_globals(monkeypatch, tmp_path):
     for _ in range(3):
         assert pair.call(GRID, x).error[0] is RuntimeError
     monkeypatch.undo()
+
+    # The comparison is the value's own, also with itself.
+    pair, namespace = Pair(pointers), vars(THIS_MODULE)
+    pair.fast(GRID, x, x)
+    for kernel in (pair.triton, pair.lowlat):
+        kernel.used_global_vals = {("MOODY", id(namespace)): (MOODY, namespace)}
+    pair.fast(GRID, x, x)
+    monkeypatch.setattr(Moody, "unequal", True)
+    assert pair.leaves("global", GRID, x, x).error[0] is RuntimeError
+    monkeypatch.undo()
+    pair.fast(GRID, x, x)
 
     # Not the variables of a closure.
     function, rebind = reads_a_closure()
@@ -979,9 +1053,11 @@ def test_42_current_device():
     assert separately(pair, launch).error[0] is RuntimeError  # the function of device 0, in the context of device 1
 
 
-def test_43_current_stream():
+@pytest.mark.parametrize("route", ["driver", "wrapper"])
+def test_43_current_stream(route):
     """Read anew by each launch, before the grid callable runs.  (Capture into a graph takes a GPU: test_gpu.py.)"""
     pair, x = Pair(one), aligned()
+    pair.lowlat.route = route
     pair.fast(GRID, x, 5)
     with natively(pair):
         for stream in (7, 0, 2**40, 7):
@@ -1055,7 +1131,8 @@ def test_45_cpu_tensors():
 
             result = separately(pair, launch)
             assert result.error[0] is ValueError and "cpu tensor?" in result.error[1] and not result.launches
-        pair.leaves("not on device", GRID, x, x)
+        with leaving(pair, "not on device", 1):
+            pair.call(GRID, x, x)
     pair.fast(GRID, x, x)
 
 
@@ -1269,21 +1346,24 @@ def test_53_tensors_whose_address_is_not_theirs():
     copy, natively."""
     pair, x = Pair(one), aligned()
     pair.fast(GRID, x, 5)
-    with Mode():
-        pair.leaves("torch function mode", GRID, x, 5)
-    assert halves_agree(Mode.seen)
+    with leaving(pair, "torch function mode", 1):
+        with Mode():
+            pair.call(GRID, x, 5)
+        assert halves_agree(Mode.seen)
     pair.fast(GRID, x, 5)
 
     special = x.as_subclass(Subclass)
     Subclass.seen.clear()
-    pair.leaves("argument", GRID, special, 5)
-    assert halves_agree(Subclass.seen)
+    with leaving(pair, "argument", 1):
+        pair.call(GRID, special, 5)
+        assert halves_agree(Subclass.seen)
 
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode():
         fake = torch.empty(64)
-    pair.leaves("argument", GRID, fake, 5)
+    with leaving(pair, "argument", 1):
+        pair.call(GRID, fake, 5)
 
     for kernel in (pair.triton, pair.lowlat):
         original = aligned()
@@ -1317,8 +1397,9 @@ def test_54_grid_containers(grid):
     pair, x = Pair(one), aligned()
     pair.fast((2, 3), x, 5)
     pair.fast([2, 3, 4], x, 5)
-    pair.leaves("grid", grid, x, 5)
-    pair.leaves("grid", lambda meta: grid, x, 5)
+    with leaving(pair, "grid", 2):
+        pair.call(grid, x, 5)
+        pair.call(lambda meta: grid, x, 5)
     pair.fast((5, ), x, 5)
 
 
@@ -1395,10 +1476,11 @@ def test_56_grids_that_are_none(grid):
     """Triton's own exceptions, through a callable as well."""
     pair, x = Pair(one), aligned()
     pair.fast(GRID, x, 5)
-    for _ in range(2):
-        result = pair.leaves("grid", grid, x, 5)
-        assert result.error is not None and not result.launches
-        assert pair.leaves("grid", lambda meta: grid, x, 5).error is not None
+    with leaving(pair, "grid", 4):
+        for _ in range(2):
+            for way in (grid, lambda meta: grid):
+                result = pair.call(way, x, 5)
+                assert result.error is not None and not result.launches
     pair.fast((2, 3, 4, 5), x, 5)  # the tail is not looked at
     pair.fast((2, 3, 4, "x"), x, 5)
     pair.fast(lambda meta: [2, 3, 4, None], x, 5)
@@ -1517,9 +1599,10 @@ def test_61_data_ptr_that_raises(failing):
     # A torch.Tensor without an address is Triton's to refuse as well, whatever was launched before.
     dense = [aligned(), unaligned()]
     follow(pair, *(call(x, tensor) for tensor in dense))
-    for _ in range(2):
-        result = pair.leaves("unreadable", GRID, x, torch.zeros(4, 4).to_sparse())
-        assert result.error[0] is RuntimeError and not result.launches
+    with leaving(pair, "unreadable", 2):
+        for _ in range(2):
+            result = pair.call(GRID, x, torch.zeros(4, 4).to_sparse())
+            assert result.error[0] is RuntimeError and not result.launches
 
 
 def test_62_data_ptr_is_asked_as_often():
@@ -1604,3 +1687,38 @@ def test_65_replaced_launch_functions(owner, name, monkeypatch):
         assert null.launches() == launched
         pair.fast(GRID, x, 5)
         launched = null.launches()
+
+
+# ---- beyond the list -------------------------------------------------------------------------------------------------
+
+
+def test_keywords_are_held_while_python_code_runs():
+    """PyObject_Call from C may pass a dict that somebody else empties, in a driver's own stream getter, say."""
+    pair, x, kept = Pair(one), aligned(), []
+    number = 10**15 + 7
+    pair.fast(GRID, x, number)
+    apply = ctypes.pythonapi.PyObject_Call
+    apply.restype, apply.argtypes = ctypes.py_object, [ctypes.py_object] * 3
+
+    class Empties(type(driver.active)):
+
+        def __init__(self):
+            super().__init__()
+            self.get_current_stream = self.empties
+
+        def empties(self, device):
+            named.clear()
+            gc.collect()
+            kept.append([number + 2 * i for i in range(50)])  # where the argument was, if nobody held it
+            return 0
+
+    driver.set_active(Empties())
+    for _ in range(5):
+        def launch(kernel):
+            named.update(x=x, n=int(str(number)))
+            return apply(kernel[GRID], (), named)
+
+        named = {}
+        parameters = separately(pair, launch).launches[0].parameters
+        assert int.from_bytes(parameters[1], "little") == number and not named
+    assert pair.lowlat.exits == {"first call": 1}
