@@ -1352,6 +1352,22 @@ def test_53_tensors_whose_address_is_not_theirs():
         assert halves_agree(Mode.seen)
     pair.fast(GRID, x, 5)
 
+    def launch(kernel):
+        def enters(meta):
+            mode.__enter__()
+            return GRID
+
+        mode = Mode()
+        try:
+            return kernel[enters](x, 5)
+        finally:
+            mode.__exit__(None, None, None)
+
+    Mode.seen.clear()
+    separately(pair, launch)
+    assert halves_agree(Mode.seen)
+    pair.fast(GRID, x, 5)
+
     special = x.as_subclass(Subclass)
     Subclass.seen.clear()
     with leaving(pair, "argument", 1):
@@ -1605,8 +1621,9 @@ def test_61_data_ptr_that_raises(failing):
             assert result.error[0] is RuntimeError and not result.launches
 
 
-def test_62_data_ptr_is_asked_as_often():
-    """Triton asks once to specialise and once to launch, and passes what it was told the second time."""
+@pytest.mark.parametrize("route", ["driver", "wrapper"])
+def test_62_data_ptr_is_asked_as_often(route):
+    """Triton asks once to specialise and once, after the grid callable, to launch, and passes what it is told then."""
     pair, x, asked = Pair(pointers), aligned(), []
     pair.fast(GRID, x, x)
 
@@ -1618,6 +1635,30 @@ def test_62_data_ptr_is_asked_as_often():
         parameters = separately(pair, launch).launches[0].parameters
         assert int.from_bytes(parameters[1], "little") == 0x7F0000000000 + 32
     assert [address.asked for address in asked] == [2] * 6
+
+    # A tensor that the grid callable moves: the kernel of where it was, the address of where it is.
+    pair, memory = Pair(pointers), []
+    pair.lowlat.route = route
+    pair.fast(GRID, x, x)
+    for move in (lambda tensor: tensor.set_(aligned()), lambda tensor: tensor.set_(unaligned()),
+                 lambda tensor: tensor.resize_(100000), lambda tensor: tensor.resize_(0),
+                 lambda tensor: setattr(tensor, "data", aligned(dtype=torch.float16))):
+        def launch(kernel):
+            def grid(meta):
+                memory.append(tensor.untyped_storage())  # so that no address comes twice
+                move(tensor)
+                return GRID
+
+            tensor = aligned()
+            before = tensor.data_ptr()
+            kernel[grid](x, tensor)
+            return before, tensor.data_ptr()
+
+        with natively(pair):
+            for kernel in (pair.triton, pair.lowlat):
+                result = outcome(lambda: launch(kernel))
+                before, after = result.result
+                assert int.from_bytes(result.launches[0].parameters[1], "little") == after != before
 
 
 def test_63_returned_object():
