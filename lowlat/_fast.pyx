@@ -1043,8 +1043,11 @@ cdef bint compare_global(Global item, PyObject* current) except -1:
     if current == NULL:
         return False
     value = <object>current
-    if value != item.recorded:  # Triton's own comparison, without the identity short cut: a NaN differs
-        return False
+    try:
+        if value != item.recorded:  # Triton's own comparison, without the identity short cut: a NaN differs
+            return False
+    except Exception:
+        return False  # Triton raises it, unless it finds something else wrong before it compares
     item.attributes = None
     item.immutable = type(value) in state.immutable_types
     if type(value) is state.constexpr_type:

@@ -925,6 +925,9 @@ def test_38_globals(monkeypatch, tmp_path):
     pair.fast(GRID, x)
     monkeypatch.setattr(THIS_MODULE, "LIMIT", 8.0)
     pair.leaves("global", GRID, x)
+    monkeypatch.setattr(THIS_MODULE, "LIMIT", numpy.array([7.0, 8.0]))  # neither equal nor unequal
+    assert pair.leaves("global", GRID, x).error[0] is ValueError
+    assert pair.leaves("global", GRID).error[0] is TypeError  # found before
     monkeypatch.setattr(THIS_MODULE, "LIMIT", float("nan"))
     pair = Pair(reads_a_plain_global)
     for _ in range(3):
