@@ -501,6 +501,9 @@ cdef int launch_over_callable(Kernel kernel, Plan borrowed, PyObject* compiled, 
             state.finish_with_triton(kernel, <object>compiled, evaluated, <uint64_t>stream, bound)
         elif plan.route_ != ROUTE_DRIVER:
             call_wrapper(plan, blocks, stream, arguments, kernel.parameter_count)
+        elif not read_addresses(kernel, plan.device, arguments, payload):
+            kernel.exits_[UNREADABLE] += 1
+            state.finish_with_triton(kernel, <object>compiled, evaluated, <uint64_t>stream, bound)
         else:
             result = launch_with_driver(plan, blocks, stream, payload)
             if result == CUDA_ERROR_INVALID_CONTEXT and no_context():
@@ -512,6 +515,25 @@ cdef int launch_over_callable(Kernel kernel, Plan borrowed, PyObject* compiled, 
         lowlat_release(compiled)
         raise
     return 0
+
+
+cdef bint read_addresses(Kernel kernel, int device, PyObject* const* arguments, uint64_t* payload) except -1:
+    """Into the payload, where the tensors are now: a grid callable may move one (resize_, set_), and Triton asks for
+    the addresses after it.  False where that takes Triton's launcher."""
+    cdef Py_ssize_t i
+    cdef PyTypeObject* kind
+    cdef uint8_t tag
+    cdef bint modes_checked = False
+    for i in range(kernel.parameter_count):
+        kind = type_of(arguments[i])
+        if kind == state.tensor_type or kind == state.parameter_type:
+            if not modes_checked:
+                if function_mode_enabled():
+                    return False
+                modes_checked = True
+            if specialize_tensor(&kernel.parameters[i], arguments[i], device, &tag, &payload[i]) != OK:
+                return False
+    return True
 
 
 cdef inline PyObject* const* tuple_items(PyObject* items):
@@ -1041,8 +1063,11 @@ cdef bint compare_global(Global item, PyObject* current) except -1:
     if current == NULL:
         return False
     value = <object>current
-    if value != item.recorded:  # Triton's own comparison, without the identity short cut: a NaN differs
-        return False
+    try:
+        if value != item.recorded:  # Triton's own comparison, without the identity short cut: a NaN differs
+            return False
+    except Exception:
+        return False  # Triton raises it, unless it finds something else wrong before it compares
     item.attributes = None
     item.immutable = type(value) in state.immutable_types
     if type(value) is state.constexpr_type:

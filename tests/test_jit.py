@@ -10,10 +10,8 @@ import pytest
 import triton
 import triton.language as tl
 from triton.runtime.jit import JITFunction as TritonJITFunction
-from triton.runtime.jit import KernelInterface
 
 import lowlat
-from lowlat import null
 from oracle import Pair, aligned, changed, torch
 
 GRID = (3, )
@@ -119,57 +117,6 @@ def test_a_kernel_as_constexpr():
     if triton.__version__ >= "3.7":  # 3.6 cannot serialise any kernel passed as a constexpr
         pair.call(GRID, aligned(), 16, helper)
         assert len(seen) == 2
-
-
-@pytest.mark.null
-def test_compile_hooks():
-    """A cache hook that declines: None, no launch, and nothing learnt."""
-    pair, x = Pair(kernel), aligned()
-    triton.knobs.runtime.jit_cache_hook = lambda **kwargs: True
-    for _ in range(2):
-        outcome = pair.call(GRID, x, 5)
-        assert outcome.result is None and not outcome.launches
-    triton.knobs.runtime.jit_cache_hook = None
-    pair.fast(GRID, x, 5)
-
-
-@pytest.mark.null
-@pytest.mark.parametrize("owner", [TritonJITFunction, lowlat.JITFunction], ids=["triton's class", "lowlat's class"])
-def test_run_swapped_on_the_class(owner, monkeypatch):
-    """sglang's recorder, flashinfer and tracers put their own `run` on the class: it must be called."""
-    ours, x = lowlat.jit(kernel), aligned()
-    ours[GRID](x, 5)
-    ours[GRID](x, 5)
-    launched, seen = null.launches(), []
-
-    def recorder(self, *args, **kwargs):
-        seen.append((self, args, kwargs))
-        return "recorded"
-
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, "run", recorder)
-        assert ours[GRID](x, 5, BLOCK=16) == "recorded"
-        assert ours.run(x, 5, grid=GRID, warmup=False) == "recorded"
-        assert triton.jit(kernel).run is not None
-        if owner is TritonJITFunction:
-            assert ours.exits["patched"] == 2
-    assert [entry[0] for entry in seen] == [ours, ours] and seen[0][2] == {"grid": GRID, "warmup": False, "BLOCK": 16}
-    assert null.launches() == launched
-    before = ours.exits
-    ours[GRID](x, 5)
-    assert ours.exits == before and null.launches() == launched + 1
-
-
-@pytest.mark.null
-def test_getitem_swapped(monkeypatch):
-    ours, x = lowlat.jit(kernel), aligned()
-    ours[GRID](x, 5)
-    with monkeypatch.context() as patch:
-        patch.setattr(KernelInterface, "__getitem__", lambda self, grid: lambda *args, **kwargs: ("seen", grid, args))
-        assert ours[GRID](x, 5) == ("seen", GRID, (x, 5))
-    before = ours.exits
-    ours[GRID](x, 5)
-    assert ours.exits == before
 
 
 @pytest.mark.null
@@ -312,21 +259,6 @@ def test_dynamo_sees_a_kernel():
 
 
 @pytest.mark.null
-def test_fork():
-    """A child may launch natively only after Triton has launched in it."""
-    code = ("import os, sys, lowlat\nfrom lowlat import null\nfrom oracle import aligned, pointers\n"
-            "from test_jit import kernel\nnull.activate()\nk, x = lowlat.jit(pointers(kernel)), aligned()\n"
-            "for _ in range(3): k[(1,)](x, 5)\nchild = os.fork()\n"
-            "if child == 0:\n    for _ in range(3): k[(1,)](x, 5)\n"
-            "    os._exit(0 if k.exits == {'first call': 1, 'forked': 1} else 1)\n"
-            "status = os.waitpid(child, 0)[1]\nk[(1,)](x, 5)\nassert k.exits == {'first call': 1}\n"
-            "sys.exit(os.waitstatus_to_exitcode(status))")
-    result = run_python(code)
-    assert result.returncode == 0, result.stderr
-
-
-@pytest.mark.torch
-@pytest.mark.null
 def test_scratch_memory_goes_through_tritons_launcher():
     """A kernel that needs scratch memory: allocated by Triton's launcher, per call."""
 
@@ -359,5 +291,3 @@ def test_scratch_memory_goes_through_tritons_launcher():
 def makes_a_descriptor(x, M, N, BLOCK: tl.constexpr):
     descriptor = tl.make_tensor_descriptor(x, [M, N], [N, 1], [BLOCK, BLOCK])
     descriptor.store([0, 0], descriptor.load([0, 0]) + 1.0)
-
-
