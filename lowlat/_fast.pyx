@@ -1190,7 +1190,7 @@ cdef int call_wrapper(Plan plan, const int32_t* blocks, void* stream, PyObject* 
     return 0
 
 
-cdef bint no_context() noexcept:
+cdef bint no_context() except -1:
     """Whether this thread has no current context (a launch of a context that is gone fails with the same code)."""
     cdef void* context = NULL
     return driver.current_context(&context) == 0 and context == NULL
