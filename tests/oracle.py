@@ -151,5 +151,5 @@ def unaligned(count=64, dtype="float32"):
     return aligned(count + 1, dtype)[1:]
 
 
-def address(pointer):
+def address_of(pointer):
     return pointer if torch is None else pointer.data_ptr()

@@ -104,12 +104,14 @@ def test_dtypes(dtype):
     pair.fast(GRID, aligned(), aligned(dtype=dtype), unaligned(dtype=dtype))
 
 
+@pytest.mark.torch
 def test_unsupported_dtype_is_tritons_key_error():
     pair = Pair(pointers)
     for _ in range(2):
         assert pair.call(GRID, aligned(dtype=torch.complex64), aligned(), aligned()).error[0] is KeyError
 
 
+@pytest.mark.torch
 def test_parameter_and_requires_grad():
     pair = Pair(pointers)
     pair.fast(GRID, torch.nn.Parameter(torch.ones(64)), torch.ones(64, requires_grad=True), torch.ones(64))

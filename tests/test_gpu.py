@@ -8,6 +8,9 @@ import sys
 import threading
 
 import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch")
+
 import triton
 import triton.language as tl
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -17,7 +20,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import lowlat
 from lowlat import _fast, _torch
 
-torch = pytest.importorskip("torch", reason="needs torch")
 pytestmark = pytest.mark.gpu
 
 

@@ -12,7 +12,9 @@ from functools import cache, partial
 from typing import Any
 
 import pytest
-import torch
+
+torch = pytest.importorskip("torch", reason="needs torch")
+
 import triton
 import triton.language as tl
 

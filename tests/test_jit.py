@@ -258,6 +258,7 @@ def test_dynamo_sees_a_kernel():
     assert kernel_side_table.get_kernel(kernel_side_table.add_kernel(ours)) is ours
 
 
+@pytest.mark.torch
 @pytest.mark.null
 def test_scratch_memory_goes_through_tritons_launcher():
     """A kernel that needs scratch memory: allocated by Triton's launcher, per call."""

@@ -11,7 +11,7 @@ import triton.language as tl
 from triton.runtime import driver
 
 from lowlat import null
-from oracle import address, aligned, pointers, torch
+from oracle import address_of, aligned, pointers, torch
 
 pytestmark = pytest.mark.null
 
@@ -44,7 +44,7 @@ def test_recording():
     assert (record.kernel, record.device, record.grid, record.block) == ("kernel", 0, (2, 3, 1), (64, 1, 1))
     assert record.stream == 0 and record.attributes == ()
     pointer, n, f, flag, *scratch = record.parameters
-    assert int.from_bytes(pointer, "little") == address(x)
+    assert int.from_bytes(pointer, "little") == address_of(x)
     assert n == (2**31).to_bytes(8, "little") and f == bytes.fromhex("0000003f") and flag == b"\x01"
     assert scratch == [bytes(8), bytes(8)]
 
@@ -154,6 +154,7 @@ def test_the_other_launch_call_and_lookup():
     assert launches[0].parameters == tuple(bytes(value) for value in values)
 
 
+@pytest.mark.torch
 def test_host_and_mapped_memory():
     x = aligned()
     null.set_memory(x.data_ptr(), 64)
