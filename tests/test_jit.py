@@ -142,6 +142,22 @@ def test_run_set_on_the_instance_calls_the_one_before():
 
 
 @pytest.mark.null
+def test_doubled_keywords(monkeypatch):
+    """Found by the generated calls: Python names the function that is called, which must be Triton's."""
+
+    def with_a_grid(x, grid):
+        pass
+
+    pair, x = Pair(with_a_grid), aligned()
+    pair.fast(GRID, x, 5)
+    for _ in range(2):
+        assert pair.call(GRID, x, grid=5).error[0] is TypeError
+        assert pair.lockstep(lambda kernel: kernel.warmup(x, 5, grid=GRID, warmup=False)).error[0] is TypeError
+        original = TritonJITFunction.run
+        monkeypatch.setattr(TritonJITFunction, "run", lambda *args, **kwargs: original(*args, **kwargs))
+
+
+@pytest.mark.null
 def test_run_set_on_the_instance():
     ours, x = lowlat.jit(kernel), aligned()
     ours[GRID](x, 5)
