@@ -431,9 +431,10 @@ def test_21_empty_tensors():
 class HipDriver:
     """Triton's AMD compiler with no AMD driver behind it: nothing is loaded, and launches are written down."""
 
-    def __init__(self):
+    def __init__(self, cuda):
         self.launched = []
         self.utils = self
+        self.unload_module = getattr(cuda.utils, "unload_module", None)  # of CUDA's kernels that die meanwhile
         self.get_current_device = lambda: 0
         self.get_current_stream = lambda device: 0
 
@@ -476,7 +477,7 @@ def test_22_amd_storage_size(monkeypatch):
     small, large = Ranged(x, 2**31 - 1), Ranged(x, 2**31)
     keys = [native_specialize_impl(HIPBackend, tensor, False, True, True) for tensor in (small, large, x)]
     assert keys == [("*fp32", "DS"), ("*fp32", "D"), ("*fp32", "DS")]
-    pair, hip, results = Pair(one), HipDriver(), []
+    pair, hip, results = Pair(one), HipDriver(driver.active), []
     driver.set_active(hip)
     try:
         for setting, tensor in itertools.product(("1", "0", "1"), (x, small, large)):
