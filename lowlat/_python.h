@@ -251,6 +251,10 @@ static int lowlat_set_stamp(lowlat_stamp *stamp, PyObject *outer, PyObject *inne
     return 0;
 }
 
+/* Whether a write to an instance's attribute is a write to its __dict__, once
+ * somebody asked for that: from CPython 3.13 on it goes past the dict. */
+enum { LOWLAT_ATTRIBUTES_ARE_IN_DICTS = PY_VERSION_HEX < 0x030D0000 };
+
 /* A number that differs after any write to `dict`, or 0 where CPython has none. */
 static inline uint64_t lowlat_dict_tag(PyObject *dict)
 {
