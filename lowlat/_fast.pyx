@@ -122,6 +122,7 @@ cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(PyObject*)
     int PyObject_GenericSetAttr(object, object, PyObject*) except -1
     PyObject* PyObject_GenericGetDict(PyObject*, void*) except NULL
+    PyObject* lowlat_call_one "PyObject_CallOneArg"(object, object) except NULL
     void* PyThreadState_Get()
     PyTypeObject PyLong_Type
     PyTypeObject PyBool_Type
@@ -1882,36 +1883,47 @@ cdef PyObject* launch_with_heuristics(Heuristic outer, PyObject* grid, PyObject*
     if reason != OK:
         return leave_outer(outer, reason, grid, args, positional, names, keywords, through)
 
-    cdef dict bound = bind_heuristic(shape, grid, args), copied
-    cdef tuple computed = PyTuple_New(shape.count)  # holds the values until the launch is over
     cdef dict values = outer.values
+    cdef dict bound = bind_heuristic(shape, grid, args), copied = None
     cdef uint64_t tag
-    cdef Py_ssize_t i, own = positional + keywords
+    cdef Py_ssize_t i, computed = 0, own = positional + keywords
     cdef PyObject** extended = <PyObject**>alloca((positional + shape.keywords_after + 1) * sizeof(PyObject*))
+    cdef PyObject** results = <PyObject**>alloca((shape.count + 1) * sizeof(PyObject*))
     memcpy(extended, args, own * sizeof(PyObject*))
-    for i in range(shape.count):
-        # Each gets a dict of its own.  Where CPython can tell that the one before has neither changed nor kept its,
-        # that is as good as new.
-        tag = lowlat_dict_tag(bound)
-        copied = PyDict_Copy(bound) if tag == 0 and i + 1 < shape.count else None
-        value = (<object>shape.functions[i])(bound)
-        extended[positional + shape.places[i]] = <PyObject*>value
-        Py_INCREF(value)
-        PyTuple_SET_ITEM(computed, i, value)
-        if not heuristics_current(shape, values):
-            raise RuntimeError("dictionary changed size during iteration")  # as Triton's loop over them does
-        if i + 1 == shape.count:
-            break
-        if copied is not None:
-            bound = copied
-        elif Py_REFCNT(<PyObject*>bound) != 1 or lowlat_dict_tag(bound) != tag:
-            bound = bind_heuristic(shape, grid, args)
-            add_values(bound, shape.heuristics, computed, i)
-        PyDict_SetItem(bound, <object>PyTuple_GET_ITEM(shape.heuristics, i), value)
-    bound = copied = None
-    cdef object fn = outer.fn
-    return hand_on(<PyObject*>fn, grid, extended, positional, tuple_items(<PyObject*>shape.names_after),
-                   shape.keywords_after, through)
+    try:
+        for i in range(shape.count):
+            check_heuristics(shape, values)
+            function = <object>shape.functions[i]
+            # Each gets a dict of its own.  Where CPython can tell that the one before has neither changed nor kept
+            # its, that is as good as new.
+            tag = lowlat_dict_tag(bound)
+            if tag == 0 and i + 1 < shape.count:
+                copied = PyDict_Copy(bound)
+            results[i] = lowlat_call_one(function, bound)
+            computed += 1
+            extended[positional + shape.places[i]] = results[i]
+            if i + 1 == shape.count:
+                break
+            if tag == 0:
+                bound = copied
+            elif Py_REFCNT(<PyObject*>bound) != 1 or lowlat_dict_tag(bound) != tag:
+                bound = bind_heuristic(shape, grid, args)
+                add_values(bound, shape.heuristics, results, i)
+            PyDict_SetItem(bound, <object>PyTuple_GET_ITEM(shape.heuristics, i), <object>results[i])
+        check_heuristics(shape, values)
+        bound = copied = None
+        fn = outer.fn
+        return hand_on(<PyObject*>fn, grid, extended, positional, tuple_items(<PyObject*>shape.names_after),
+                       shape.keywords_after, through)
+    finally:
+        for i in range(computed):
+            lowlat_release(results[i])
+
+
+cdef inline int check_heuristics(HeuristicShape shape, dict values) except -1:
+    if not heuristics_current(shape, values):
+        raise RuntimeError("dictionary changed size during iteration")  # as Triton's loop over them does
+    return 0
 
 
 cdef inline bint heuristics_current(HeuristicShape shape, dict values) except -1:
@@ -1936,7 +1948,7 @@ cdef HeuristicShape resolve_heuristic_shape(Heuristic outer, Py_ssize_t position
     cdef HeuristicShape shape = HeuristicShape.__new__(HeuristicShape)
     cdef Py_ssize_t i
     cdef dict values = outer.values
-    shape.refusal, places = place_arguments(outer, positional, names, through)
+    shape.refusal = place_arguments(outer, positional, names, through)[0]
     shape.heuristics = tuple(values)
     shape.count = len(values)
     positional_names = outer.arg_names_seen[:positional]
@@ -1985,20 +1997,20 @@ cdef dict bind_heuristic(HeuristicShape shape, PyObject* grid, PyObject* const* 
     return bound
 
 
-cdef int add_values(dict bound, tuple names, tuple values, Py_ssize_t count) except -1:
+cdef int add_values(dict bound, tuple names, PyObject* const* values, Py_ssize_t count) except -1:
     cdef Py_ssize_t i
     for i in range(count):
-        PyDict_SetItem(bound, <object>PyTuple_GET_ITEM(names, i), <object>PyTuple_GET_ITEM(values, i))
+        PyDict_SetItem(bound, <object>PyTuple_GET_ITEM(names, i), <object>values[i])
     return 0
 
 
 cdef int bind_one(HeuristicShape shape, dict bound, Py_ssize_t i, PyObject* argument) except -1:
     cdef PyTypeObject* kind = type_of(argument)
-    name = <object>PyTuple_GET_ITEM(shape.bound_names, i)
-    PyDict_SetItem(bound, name, <object>argument)
-    if (kind == &PyLong_Type or kind == &PyFloat_Type or kind == &PyBool_Type or kind == &PyUnicode_Type
+    PyDict_SetItem(bound, <object>PyTuple_GET_ITEM(shape.bound_names, i), <object>argument)
+    if kind != state.tensor_type and (
+            kind == &PyLong_Type or kind == &PyFloat_Type or kind == &PyBool_Type or kind == &PyUnicode_Type
             or argument == Py_None or (is_tuple(argument) and only_ints(argument))):
-        PyDict_SetItem(shape.template, name, <object>argument)
+        PyDict_SetItem(shape.template, <object>PyTuple_GET_ITEM(shape.bound_names, i), <object>argument)
         shape.template_values[i] = argument
     return 0
 

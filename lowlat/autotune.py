@@ -68,8 +68,10 @@ class Heuristics(_fast.Heuristic, TritonHeuristics):
 
 
 def _copy(outer: Any, fields: tuple[str, ...]) -> Any:
-    duplicate = type(outer).__new__(type(outer))
-    duplicate.__dict__.update(outer.__dict__)
+    cls: Any = type(outer)
+    duplicate = cls.__new__(cls)
+    for name, value in outer.__dict__.items():
+        setattr(duplicate, name, value)
     for name in fields:
         if hasattr(outer, name):
             setattr(duplicate, name, getattr(outer, name))
