@@ -280,6 +280,8 @@ cdef class HeuristicShape(Shape):
     cdef tuple bound_names        # of what a heuristic gets, in Triton's order
     cdef dict template            # of that, with the scalars of the last call
     cdef PyObject** template_values
+    cdef bint places_known        # where in a copy of `template` its values are, see lowlat_value_places
+    cdef int32_t* value_places
 
 
 @cython.final

@@ -50,6 +50,9 @@ cdef extern from "_python.h":
     int lowlat_set_stamp(lowlat_stamp*, object, object) except -1
     uint64_t lowlat_dict_tag(object)
     enum: LOWLAT_ATTRIBUTES_ARE_IN_DICTS
+    int lowlat_value_places(object, int32_t*) except -1
+    void lowlat_put(object, int32_t, PyObject*)
+    void lowlat_track(object)
     PyObject* lowlat_new(PyTypeObject*, PyObject*) except NULL
     void lowlat_give_vectorcall(PyTypeObject*, Py_ssize_t, void*)
     void lowlat_give_subscript(PyTypeObject*, void*)
@@ -1958,7 +1961,9 @@ cdef HeuristicShape resolve_heuristic_shape(Heuristic outer, Py_ssize_t position
     shape.functions = <PyObject**>calloc(len(values) + 1, sizeof(PyObject*))
     shape.places = <int16_t*>malloc((len(values) + 1) * sizeof(int16_t))
     shape.template_values = <PyObject**>calloc(len(shape.bound_names) + 1, sizeof(PyObject*))
-    if shape.functions == NULL or shape.places == NULL or shape.template_values == NULL:
+    shape.value_places = <int32_t*>malloc((len(shape.bound_names) + 1) * sizeof(int32_t))
+    if (shape.functions == NULL or shape.places == NULL or shape.template_values == NULL
+            or shape.value_places == NULL):
         raise MemoryError()
     if positional + len(names) + len(values) > 32000:
         shape.refusal = BINDING
@@ -1977,6 +1982,8 @@ cdef HeuristicShape resolve_heuristic_shape(Heuristic outer, Py_ssize_t position
         shape.template_values[i] = Py_None
     if given:
         shape.template["warmup"] = False
+    if shape.refusal == OK:
+        shape.places_known = lowlat_value_places(shape.template, shape.value_places)
     return shape
 
 
@@ -1994,6 +2001,7 @@ cdef dict bind_heuristic(HeuristicShape shape, PyObject* grid, PyObject* const* 
     for i in range(shape.positional, shape.positional + shape.keywords):
         if args[i] != shape.template_values[i + given]:
             bind_one(shape, bound, i + given, args[i])
+    lowlat_track(bound)
     return bound
 
 
@@ -2004,11 +2012,17 @@ cdef int add_values(dict bound, tuple names, PyObject* const* values, Py_ssize_t
     return 0
 
 
-cdef int bind_one(HeuristicShape shape, dict bound, Py_ssize_t i, PyObject* argument) except -1:
+cdef inline int bind_one(HeuristicShape shape, dict bound, Py_ssize_t i, PyObject* argument) except -1:
+    if shape.places_known:
+        lowlat_put(bound, shape.value_places[i], argument)
+    else:
+        PyDict_SetItem(bound, <object>PyTuple_GET_ITEM(shape.bound_names, i), <object>argument)
+    return 0 if type_of(argument) == state.tensor_type else remember_one(shape, i, argument)
+
+
+cdef int remember_one(HeuristicShape shape, Py_ssize_t i, PyObject* argument) except -1:
     cdef PyTypeObject* kind = type_of(argument)
-    PyDict_SetItem(bound, <object>PyTuple_GET_ITEM(shape.bound_names, i), <object>argument)
-    if kind != state.tensor_type and (
-            kind == &PyLong_Type or kind == &PyFloat_Type or kind == &PyBool_Type or kind == &PyUnicode_Type
+    if (kind == &PyLong_Type or kind == &PyFloat_Type or kind == &PyBool_Type or kind == &PyUnicode_Type
             or argument == Py_None or (is_tuple(argument) and only_ints(argument))):
         PyDict_SetItem(shape.template, <object>PyTuple_GET_ITEM(shape.bound_names, i), <object>argument)
         shape.template_values[i] = argument
@@ -2337,6 +2351,7 @@ cdef class HeuristicShape(Shape):
         free(self.functions)
         free(self.places)
         free(self.template_values)
+        free(self.value_places)
 
 
 @cython.final
