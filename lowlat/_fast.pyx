@@ -1205,9 +1205,8 @@ cdef PyObject* leave(Kernel kernel, int reason, PyObject* grid, PyObject* const*
 # ---- autotune and heuristics --------------------------------------------------------------------------------------
 
 # A tuner or heuristics hands its call on with more keyword arguments.  They are laid behind the call's own on the C
-# stack, so that the kernel's part is an ordinary `launch` of a longer call: no tuple, no dict, no frame.
-#
-# Unlike in `launch`, what is used here is held: user code runs in between, and there is little of it to hold.
+# stack, so that the kernel's part is an ordinary `launch` of a longer call: no tuple, no dict, no frame.  What is looked
+# up on the way is borrowed as long as no user code can run (`known_additions`), and held from there on.
 
 @cython.final
 @cython.freelist(32)
@@ -1409,9 +1408,9 @@ cdef Shape shape_of_call(Outer outer, Py_ssize_t positional, PyObject* const* na
 
 cdef inline bint same_items(PyObject* sequence, PyObject* seen):
     """Whether a list has the items it had when it was last looked at (a tuple is what it is)."""
-    return sequence == seen or (
-        is_list(sequence) and is_tuple(seen) and list_size(sequence) == tuple_size(seen)
-        and memcmp((<PyListObject*>sequence).ob_item, tuple_items(seen), list_size(sequence) * sizeof(PyObject*)) == 0)
+    return is_tuple(seen) and (sequence == seen or (
+        is_list(sequence) and list_size(sequence) == tuple_size(seen)
+        and memcmp((<PyListObject*>sequence).ob_item, tuple_items(seen), list_size(sequence) * sizeof(PyObject*)) == 0))
 
 
 cdef tuple seen_items(object sequence):

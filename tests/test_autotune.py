@@ -378,6 +378,19 @@ def test_defaults_keywords_and_options():
     both.fast(GRID, *(x, x), **{"n": 5})
 
 
+def named_like_options(x, num_warps: tl.constexpr, num_stages: tl.constexpr, BLOCK: tl.constexpr):
+    tl.store(x, num_warps + num_stages + BLOCK)
+
+
+def test_parameters_named_like_options():
+    """They get what the config says of the options."""
+    both, x = Both.tuned(named_like_options, key=("num_warps", )), aligned()
+    for _ in range(2):
+        both.fast(GRID, x)
+    assert both.call(GRID, x, 4).error[0] is TypeError
+    assert both.call(GRID, x, num_stages=4).error[0] is TypeError
+
+
 # ---- the tuner's state ----------------------------------------------------------------------------------------------
 
 
@@ -509,8 +522,12 @@ def test_keys_changed():
     both.fast(GRID, x, x, 2, 5)
     both.each(lambda tuner: setattr(tuner, "keys", ("key", "nobody")))
     both.fast(GRID, x, x, 2, 5)
-    both.each(lambda tuner: setattr(tuner, "keys", {"key": 1}))
-    both.leaves("tuner", GRID, x, x, 2, 5)
+    for keys in ({"key": 1}, None, [["n"]], ["n", 5], "n"):
+        both.each(lambda tuner, keys=keys: setattr(tuner, "keys", keys))
+        for _ in range(2):
+            both.leaves("tuner", GRID, x, x, 2, 5)
+    both.each(lambda tuner: setattr(tuner, "keys", ["key"]))
+    both.fast(GRID, x, x, 2, 5)
 
 
 def test_arg_names_changed():
@@ -524,6 +541,9 @@ def test_arg_names_changed():
     both.leaves("binding", GRID, x, x, 1, 5)
     both.each(lambda tuner: setattr(tuner, "arg_names", iter("xy")))
     both.leaves("tuner", GRID, x, x, 1, 5)
+    both.each(lambda tuner: setattr(tuner, "arg_names", None))
+    for _ in range(2):
+        assert both.leaves("tuner", GRID, x, x, 1, 5).error[0] is TypeError
 
 
 def test_fn_replaced():
