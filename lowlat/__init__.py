@@ -11,11 +11,13 @@ except ImportError as error:
         "  From a package, reinstall:   pip install --force-reinstall --no-cache-dir lowlat"
     ) from error
 
+from .autotune import Autotuner, Config, Heuristics, autotune, heuristics
 from .jit import JITFunction, jit
 
 REASONS: dict[str, str] = _fast.REASONS_TEXT
-"""Why a call went to Triton instead of the native path: the names in `JITFunction.exits`, explained."""
+"""Why a call went to Triton instead of the native path: the names in `exits` of kernels and tuners, explained."""
 
 __version__ = "0.1.0"
 
-__all__ = ["JITFunction", "REASONS", "jit", "__version__"]
+__all__ = ["Autotuner", "Config", "Heuristics", "JITFunction", "REASONS", "autotune", "heuristics", "jit",
+           "__version__"]

@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     console = Console()
     if not console.is_terminal:
-        console = Console(width=160)
+        console = Console(width=190)
     if options.command == "doctor":
         from .doctor import show
 

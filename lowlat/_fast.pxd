@@ -164,6 +164,127 @@ cdef class Kernel:
     cdef uint64_t exits_[MAX_REASONS]
 
 
+cdef class Outer:
+    """What stands around a kernel, or around another of its kind: a tuner or heuristics."""
+
+    cdef bint run_replaced       # somebody set `run` on the instance
+    cdef public object fn        # Triton's attributes, kept here so that a launch reads them as fields
+    cdef public object arg_names
+    cdef tuple arg_names_seen    # as of the last call: what everything below was resolved with
+    cdef Shape shape             # of the last call
+    cdef dict shapes
+    cdef uint64_t exits_[MAX_REASONS]
+
+    cdef PyObject* call(self, PyObject* grid, PyObject* const* args, Py_ssize_t positional, PyObject* const* names,
+                        Py_ssize_t keywords, int through) except NULL
+    cdef Shape resolve(self, Py_ssize_t positional, tuple names, int through)
+
+
+cdef class Shape:
+    """One shape of call (so many positional arguments, these keyword names, this door), resolved once."""
+
+    cdef int through
+    cdef int refusal              # why such calls go to Triton, or OK
+    cdef Py_ssize_t positional
+    cdef Py_ssize_t keywords
+    cdef tuple names
+    cdef PyObject** name_items
+
+
+@cython.final
+cdef class OuterLauncher:
+    cdef vectorcallfunc vectorcall
+    cdef Outer outer
+    cdef object grid
+
+
+# A call in flight of a tuner.  Triton keeps its arguments on the tuner, where hooks look for them.  Not on the C stack,
+# which a greenlet takes away with it; what it points to is the caller's, who lasts as long as the call.
+cdef struct TunedCall:
+    TunedCall* previous          # of this or another thread
+    void* thread
+    PyObject* attributes         # of a call in Triton's hands, a dict: what Triton has set on the tuner during it
+    Py_ssize_t capacity
+    Py_ssize_t positional        # of a native call
+    PyObject* args[1]
+
+
+cdef class Tuner(Outer):
+    cdef public object configs
+    cdef public object keys
+    cdef public object cache
+    cdef tuple keys_seen
+    cdef object best_config_     # UNSET before the first call, as nargs_
+    cdef object nargs_
+    cdef dict strings            # strings of keys, each equal one mapped to the same object
+    cdef TunedCall* calls        # in flight, the latest first
+    cdef TunedCall* spare
+
+    cdef object if_set(self, value, name)
+
+
+@cython.final
+cdef class TunerShape(Shape):
+    cdef Py_ssize_t key_count
+    cdef Value* key_values
+    cdef int16_t* key_sources     # per name in the tuner's `keys` that such a call has: index into its arguments
+    cdef Py_ssize_t typed_count
+    cdef int16_t* typed_sources   # the arguments whose dtype is part of the key if they have one, in Triton's order
+    cdef PyTypeObject** untyped   # per such argument: the type without dtype it had last, to be told by at a glance
+    cdef Py_ssize_t words         # 64-bit words of the fingerprint of a key
+    cdef Choice last, second, only
+    cdef dict choices             # fingerprint -> Choice
+
+
+@cython.final
+cdef class Choice:
+    """What the tuner's cache says for one key, and what that Config adds to a call of one shape."""
+
+    cdef const uint64_t* fingerprint_words
+    cdef Py_ssize_t size          # in bytes
+    cdef lowlat_stamp stamp       # of the tuner's cache
+    cdef PyObject* config         # borrowed from that cache while `stamp` is current
+    cdef Additions additions
+    cdef bytes fingerprint
+    cdef tuple key                # as Triton makes it
+
+
+@cython.final
+cdef class Additions:
+    """What one Config adds to calls of one shape, as of when it was last looked at."""
+
+    cdef int refusal
+    cdef Py_ssize_t count
+    cdef PyObject** value_items
+    cdef PyObject** name_items    # of `names`
+    cdef lowlat_stamp stamp       # of the two dicts
+    cdef tuple values
+    cdef tuple names              # those of the call and then those of the Config
+    cdef dict attributes          # the Config's __dict__
+    cdef dict kwargs              # and its `kwargs`
+    cdef tuple attributes_seen, kwargs_seen  # name, value, name, value, ...
+
+
+cdef class Heuristic(Outer):
+    cdef public object values
+
+
+@cython.final
+cdef class HeuristicShape(Shape):
+    cdef Py_ssize_t count         # of heuristics
+    cdef tuple heuristics         # their names
+    cdef PyObject** functions     # borrowed from `values` while `stamp` is current
+    cdef lowlat_stamp stamp
+    cdef int16_t* places          # where each one's value goes among the keyword arguments
+    cdef Py_ssize_t keywords_after
+    cdef tuple names_after        # names of the keyword arguments, then of the heuristics that are not among them
+    cdef tuple bound_names        # of what a heuristic gets, in Triton's order
+    cdef dict template            # of that, with the scalars of the last call
+    cdef PyObject** template_values
+    cdef bint places_known        # where in a copy of `template` its values are, see lowlat_value_places
+    cdef int32_t* value_places
+
+
 @cython.final
 cdef class State:
     """What all kernels share: read by lowlat/_triton.py, valid until one of the watched things changes."""
@@ -195,3 +316,10 @@ cdef class State:
     cdef object function_mode_depth
     cdef dict torch_dtypes, torch_devices
     cdef list classes            # keeps the classes above alive
+    # Of tuners and heuristics, set once by configure_outer().
+    cdef int outer_reason
+    cdef PyTypeObject* tuner_type
+    cdef PyTypeObject* heuristics_type
+    cdef PyTypeObject* config_type
+    cdef unsigned int tuner_type_version, heuristics_type_version, config_type_version, tensor_type_version
+    cdef object read_outer, outer_with_triton, outer_getitem

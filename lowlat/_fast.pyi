@@ -12,6 +12,10 @@ class Launcher:
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
 @final
+class OuterLauncher:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+@final
 class Plan:
     def __init__(
         self,
@@ -63,6 +67,32 @@ class Kernel:
     def forget(self) -> None: ...
     def _describe_parameters(self, parameters: list[tuple[Any, ...]], refusal: str) -> None: ...
 
+class Outer:
+    fn: Any
+    arg_names: Any
+    @property
+    def exits(self) -> dict[str, int]: ...
+    def __getitem__(self, grid: Any) -> OuterLauncher: ...
+    def run(self, *args: Any, **kwargs: Any) -> Any: ...
+
+class Tuner(Outer):
+    configs: Any
+    keys: Any
+    cache: Any
+    @property
+    def best_config(self) -> Any: ...
+    @best_config.setter
+    def best_config(self, value: Any) -> None: ...
+    @property
+    def nargs(self) -> Any: ...
+    @nargs.setter
+    def nargs(self, value: Any) -> None: ...
+    def _own_attributes(self) -> dict[str, Any] | None: ...
+    def _in_own_call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
+
+class Heuristic(Outer):
+    values: Any
+
 def configure(
     *,
     watch_state: Callable[[], Any],
@@ -76,6 +106,15 @@ def configure(
     constexpr_type: type,
     immutable_types: tuple[type, ...],
     triton_dtype_type: type,
+) -> None: ...
+def configure_outer(
+    *,
+    tuner_type: type,
+    heuristics_type: type,
+    config_type: type,
+    read_outer: Callable[[], str],
+    run_with_triton: Callable[[Any, bool, Any, tuple[Any, ...], dict[str, Any]], Any],
+    getitem: Callable[[Any, Any], Any],
 ) -> None: ...
 def configure_torch(
     *,

@@ -20,6 +20,8 @@ from libc.stdlib cimport calloc, free, getenv, malloc
 from libc.string cimport memcmp, memcpy, memset, strcmp
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
+import sys
+
 
 cdef extern from "_driver.h":
     enum: CUDA_ERROR_INVALID_CONTEXT
@@ -47,6 +49,10 @@ cdef extern from "_python.h":
     bint lowlat_stamp_current(const lowlat_stamp*, PyObject*)
     int lowlat_set_stamp(lowlat_stamp*, object, object) except -1
     uint64_t lowlat_dict_tag(object)
+    enum: LOWLAT_ATTRIBUTES_ARE_IN_DICTS
+    int lowlat_value_places(object, int32_t*) except -1
+    void lowlat_put(object, int32_t, PyObject*)
+    void lowlat_track(object)
     PyObject* lowlat_new(PyTypeObject*, PyObject*) except NULL
     void lowlat_give_vectorcall(PyTypeObject*, Py_ssize_t, void*)
     void lowlat_give_subscript(PyTypeObject*, void*)
@@ -102,6 +108,7 @@ cdef extern from "_torch.h":
     bint lowlat_elsewhere(const lowlat_tensor*, int)
     bint lowlat_function_mode_enabled()
     bint lowlat_shim_read(PyObject*, lowlat_tensor*)
+    bint lowlat_shim_dtype(PyObject*, int32_t*)
     int lowlat_dlpack_read(PyObject*, lowlat_tensor*) except -1
     int lowlat_current_device()
     int lowlat_current_stream(int, void**)
@@ -121,7 +128,11 @@ cdef extern from "Python.h":
     void lowlat_hold "Py_INCREF"(PyObject*)
     void lowlat_release "Py_DECREF"(PyObject*)
     PyObject* lowlat_new_reference "Py_NewRef"(object)
+    Py_ssize_t Py_REFCNT(PyObject*)
     int PyObject_GenericSetAttr(object, object, PyObject*) except -1
+    PyObject* PyObject_GenericGetDict(PyObject*, void*) except NULL
+    PyObject* lowlat_call_one "PyObject_CallOneArg"(object, object) except NULL
+    void* PyThreadState_Get()
     PyTypeObject PyLong_Type
     PyTypeObject PyBool_Type
     PyTypeObject PyFloat_Type
@@ -177,6 +188,11 @@ cdef enum:
     LAUNCHER
     NO_KERNEL
     WARMUP
+    NOT_TUNED
+    KEY
+    CONFIG
+    PRE_HOOK
+    TUNER
     REASONS
 
 REASONS_TEXT = {
@@ -186,8 +202,8 @@ REASONS_TEXT = {
     "stages hook": "knobs.runtime.add_stages_inspection_hook is set",
     "pre-run hook": "the kernel has pre_run_hooks",
     "patched": "a launch function of Triton's, or Tensor.data_ptr, has been replaced: the new one is called",
-    "run replaced": "`run` was set on this kernel object; it is called",
-    "subclass": "the kernel is of a subclass of lowlat.JITFunction",
+    "run replaced": "`run` was set on this object; it is called",
+    "subclass": "the kernel, tuner or heuristics is of a subclass of lowlat's class",
     "no driver": "Triton has no active driver yet",
     "backend": "the active driver is not Triton's CUDA driver or a subclass of it",
     "forked": "the process was forked, and Triton has not launched in the child yet",
@@ -209,6 +225,11 @@ REASONS_TEXT = {
     "launcher": "the compiled kernel's launcher or signature is not one lowlat knows",
     "no kernel": "Triton returned no loaded CompiledKernel (a hook declined, or it compiles asynchronously)",
     "warmup": "warmup=True and no kernel known yet",
+    "not tuned yet": "the tuner's cache has no entry for the call's key: Triton tunes (or asks its disk cache)",
+    "key": "a value of the tuner's key is neither int (64 bits), float, bool, str, None nor a dtype, or is a NaN",
+    "config": "the configuration is not a plain triton.Config with a dict of names",
+    "pre-hook": "the configuration has a pre_hook, which Triton calls with all arguments before each launch",
+    "tuner": "`configs`, `keys`, `arg_names`, `cache` or `values` is not the list or dict that Triton makes of it",
 }
 REASON_NAMES = ("ok", *REASONS_TEXT)
 assert len(REASON_NAMES) == REASONS
@@ -562,7 +583,7 @@ cdef int specialize(Kernel kernel, Binding binding, PyObject* const* args, PyObj
     for i in range(count):
         argument = arguments[i]
         if parameter.kind == KIND_CONSTEXPR:
-            if argument != value.object and not specialize_value(kernel, argument, value):
+            if argument != value.object and not specialize_value(kernel.strings, argument, value):
                 return CONSTEXPR
             tags[i] = value.tag
             words[0] = value.word
@@ -611,7 +632,7 @@ cdef int specialize(Kernel kernel, Binding binding, PyObject* const* args, PyObj
     value = binding.option_values
     for i in range(binding.options):
         argument = args[binding.option_sources[i]]
-        if argument != value.object and not specialize_value(kernel, argument, value):
+        if argument != value.object and not specialize_value(kernel.strings, argument, value):
             return OPTION
         tags[count + i] = value.tag
         words[i] = value.word
@@ -711,7 +732,7 @@ cdef int specialize_annotated(const Parameter* parameter, PyObject* argument, Py
     return OK
 
 
-cdef bint specialize_value(Kernel kernel, PyObject* argument, Value* value) except -1:
+cdef bint specialize_value(dict strings, PyObject* argument, Value* value) except -1:
     """A constexpr or launch option: type and value, both exact.  False when lowlat has no key for it."""
     cdef PyTypeObject* kind = type_of(argument)
     cdef PyObject* canonical
@@ -737,10 +758,10 @@ cdef bint specialize_value(Kernel kernel, PyObject* argument, Value* value) exce
         value.tag = TAG_VALUE_NONE
         value.word = 0
     elif kind == &PyUnicode_Type:
-        # Equal strings are mapped to one object that the kernel holds, whose address then is the key.
-        canonical = PyDict_GetItemWithError(kernel.strings, <object>argument)
+        # Equal strings are mapped to one object that `strings` holds, whose address then is the key.
+        canonical = PyDict_GetItemWithError(strings, <object>argument)
         if canonical == NULL:
-            kernel.strings[<object>argument] = <object>argument
+            strings[<object>argument] = <object>argument
             canonical = argument
         value.tag = TAG_VALUE_STRING
         value.word = <uint64_t>canonical
@@ -1232,6 +1253,840 @@ cdef PyObject* leave(Kernel kernel, int reason, PyObject* grid, PyObject* const*
     return <PyObject*>result
 
 
+# ---- autotune and heuristics --------------------------------------------------------------------------------------
+
+# A tuner or heuristics hands its call on with more keyword arguments.  They are laid behind the call's own on the C
+# stack, so that the kernel's part is an ordinary `launch` of a longer call: no tuple, no dict, no frame.  What is looked
+# up on the way is borrowed as long as no user code can run (`known_additions`), and held from there on.
+
+@cython.final
+@cython.freelist(32)
+cdef class OuterLauncher:
+    """`tuner[grid]`: see Launcher."""
+
+    def __repr__(self):
+        return f"<lowlat launcher of {self.outer!r} over grid {self.grid!r}>"
+
+
+cdef PyObject* outer_subscript(PyObject* self, PyObject* grid) except NULL:
+    """mp_subscript of lowlat.Autotuner and lowlat.Heuristics; see kernel_subscript."""
+    cdef PyObject* launcher
+    if not outer_types_current() or state.outer_reason != OK:
+        return lowlat_new_reference((<Outer>self).__getitem__(<object>grid))
+    launcher = lowlat_new(<PyTypeObject*>OuterLauncher, <PyObject*>EMPTY)
+    (<OuterLauncher>launcher).vectorcall = <vectorcallfunc>outer_launcher_vectorcall
+    (<OuterLauncher>launcher).outer = <Outer>self
+    (<OuterLauncher>launcher).grid = <object>grid
+    return launcher
+
+
+cdef PyObject* outer_launcher_vectorcall(PyObject* self, PyObject* const* args, size_t nargs,
+                                         PyObject* names) except NULL:
+    cdef PyObject* const* name_items = NULL
+    cdef Py_ssize_t keywords = 0
+    if names != NULL:
+        name_items = tuple_items(names)
+        keywords = tuple_size(names)
+    return (<OuterLauncher>self).outer.call(<PyObject*>(<OuterLauncher>self).grid, args, PyVectorcall_NARGS(nargs),
+                                            name_items, keywords, THROUGH_GETITEM)
+
+
+cdef PyObject* outer_launcher_call(PyObject* self, PyObject* positional, PyObject* keywords) except NULL:
+    """For f(*args, **kwargs); see launcher_call."""
+    cdef Py_ssize_t count = tuple_size(positional)
+    cdef Py_ssize_t named = 0 if keywords == NULL else dict_size(keywords)
+    cdef PyObject** args = <PyObject**>alloca((count + 2 * named + 1) * sizeof(PyObject*))
+    cdef PyObject** names = args + count + named
+    cdef Py_ssize_t position = 0, i = 0
+    memcpy(args, tuple_items(positional), count * sizeof(PyObject*))
+    while i < named and PyDict_Next(<object>keywords, &position, &names[i], &args[count + i]):
+        i += 1
+    for i in range(named):
+        lowlat_hold(names[i])
+        lowlat_hold(args[count + i])
+    try:
+        return (<OuterLauncher>self).outer.call(<PyObject*>(<OuterLauncher>self).grid, args, count, names, named,
+                                                THROUGH_GETITEM)
+    finally:
+        for i in range(named):
+            lowlat_release(names[i])
+            lowlat_release(args[count + i])
+
+
+cdef PyObject* outer_run(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* names) except NULL:
+    """`tuner.run(*args, grid=..., warmup=..., **kwargs)`."""
+    cdef PyObject* const* name_items = NULL
+    cdef Py_ssize_t keywords = 0
+    if names != NULL:
+        name_items = tuple_items(names)
+        keywords = tuple_size(names)
+    return (<Outer>self).call(NULL, args, count, name_items, keywords, THROUGH_RUN)
+
+
+cdef PyObject* hand_on(PyObject* fn, PyObject* grid, PyObject* const* args, Py_ssize_t positional,
+                       PyObject* const* names, Py_ssize_t keywords, int through) except NULL:
+    """`fn.run(...)`, where fn is a kernel, a tuner, heuristics, or anything else that has a `run`; held by the
+    caller."""
+    cdef PyTypeObject* kind = type_of(fn)
+    if kind == state.kernel_type:
+        if kernel_type_current():
+            return launch(<Kernel>fn, grid, args, positional, names, keywords, through)
+    elif kind == state.tuner_type or kind == state.heuristics_type:
+        if not outer_types_current():
+            refresh_outer()
+        if state.outer_reason == OK:
+            return (<Outer>fn).call(grid, args, positional, names, keywords, through)
+    cdef tuple values = values_of(args, positional)
+    cdef dict named = {}
+    if through == THROUGH_GETITEM:
+        named["grid"] = <object>grid
+        named["warmup"] = False
+    add_named(named, args + positional, names, keywords)
+    return lowlat_new_reference((<object>fn).run(*values, **named))
+
+
+cdef inline bint kernel_type_current():
+    """Whether lowlat.JITFunction.run is lowlat's own."""
+    return ((<PyTypeObjectFields*>state.kernel_type).tp_version_tag == state.kernel_type_version
+            and state.reason != PATCHED)
+
+
+cdef inline bint outer_types_current():
+    """Whether the classes of tuners, heuristics, Configs and tensors are as they were when last looked at."""
+    return ((<PyTypeObjectFields*>state.tuner_type).tp_version_tag == state.tuner_type_version
+            and (<PyTypeObjectFields*>state.heuristics_type).tp_version_tag == state.heuristics_type_version
+            and (<PyTypeObjectFields*>state.config_type).tp_version_tag == state.config_type_version
+            and (state.tensor_type == NULL
+                 or (<PyTypeObjectFields*>state.tensor_type).tp_version_tag == state.tensor_type_version))
+
+
+cdef int refresh_outer() except -1:
+    cdef unsigned int versions[4]
+    state.tuner_type_version = NO_VERSION
+    versions[0] = version_of(state.tuner_type)
+    versions[1] = version_of(state.heuristics_type)
+    versions[2] = version_of(state.config_type)
+    versions[3] = version_of(state.tensor_type) if state.tensor_type != NULL else NO_VERSION
+    state.outer_reason = REASON_NAMES.index(state.read_outer())
+    # Taken before reading: a change meanwhile is seen by the next call.
+    state.tuner_type_version = versions[0]
+    state.heuristics_type_version = versions[1]
+    state.config_type_version = versions[2]
+    state.tensor_type_version = versions[3]
+    return 0
+
+
+cdef unsigned int NO_VERSION = 0xFFFFFFFF  # a version that no type has
+
+
+cdef unsigned int version_of(PyTypeObject* kind) except? 0:
+    """A type's version tag, which goes when the type or a base is written to; NO_VERSION where CPython gives none."""
+    hasattr(<object>kind, "run")  # a look-up gives it one
+    return (<PyTypeObjectFields*>kind).tp_version_tag or NO_VERSION
+
+
+cdef inline int outer_reason(Outer outer, PyTypeObject* kind) except -1:
+    """Why this tuner or these heuristics may not be followed natively right now, or OK.  What keeps a kernel from a
+    native launch is the kernel's to see."""
+    if not outer_types_current():
+        refresh_outer()
+    if state.outer_reason != OK:
+        return state.outer_reason
+    if outer.run_replaced:
+        return RUN_REPLACED
+    if type_of(<PyObject*>outer) != kind:
+        return SUBCLASS
+    return OK
+
+
+cdef PyObject* leave_outer(Outer outer, int reason, PyObject* grid, PyObject* const* args, Py_ssize_t positional,
+                           PyObject* const* names, Py_ssize_t keywords, int through) except NULL:
+    """Hand the call to Triton's Autotuner.run or Heuristics.run, as it came, and count why.  Returns a new
+    reference."""
+    outer.exits_[reason] += 1
+    cdef tuple values = values_of(args, positional)
+    cdef dict named = {}
+    add_named(named, args + positional, names, keywords)
+    return lowlat_new_reference(state.outer_with_triton(outer, through == THROUGH_GETITEM,
+                                                        None if grid == NULL else <object>grid, values, named))
+
+
+cdef tuple values_of(PyObject* const* args, Py_ssize_t count):
+    cdef tuple values = PyTuple_New(count)
+    cdef Py_ssize_t i
+    for i in range(count):
+        Py_INCREF(<object>args[i])
+        PyTuple_SET_ITEM(values, i, <object>args[i])
+    return values
+
+
+cdef int add_named(dict named, PyObject* const* args, PyObject* const* names, Py_ssize_t count) except -1:
+    cdef Py_ssize_t i
+    for i in range(count):
+        named[<object>names[i]] = <object>args[i]
+    return 0
+
+
+# The shape of a call
+
+cdef inline bint fits_shape(Shape shape, Py_ssize_t positional, PyObject* const* names, Py_ssize_t keywords,
+                            int through):
+    return (shape is not None and shape.positional == positional and shape.keywords == keywords
+            and shape.through == through
+            and (names == shape.name_items or memcmp(names, shape.name_items, keywords * sizeof(PyObject*)) == 0))
+
+
+cdef Shape shape_of_call(Outer outer, Py_ssize_t positional, PyObject* const* names, Py_ssize_t keywords, int through):
+    cdef Shape shape = outer.shape
+    if fits_shape(shape, positional, names, keywords, through):
+        return shape
+    cdef tuple name_tuple = values_of(names, keywords)
+    key = (through, positional, name_tuple)
+    shape = outer.shapes.get(key)
+    if shape is None:
+        if len(outer.shapes) >= MAX_BINDINGS:
+            outer.shapes.clear()
+        shape = outer.resolve(positional, name_tuple, through)
+        shape.through = through
+        shape.positional = positional
+        shape.keywords = keywords
+        shape.names = name_tuple
+        shape.name_items = <PyObject**>tuple_items(<PyObject*>name_tuple)
+        outer.shapes[key] = shape
+    outer.shape = shape
+    return shape
+
+
+cdef inline bint same_items(PyObject* sequence, PyObject* seen):
+    """Whether a list has the items it had when it was last looked at (a tuple is what it is)."""
+    return is_tuple(seen) and (sequence == seen or (
+        is_list(sequence) and list_size(sequence) == tuple_size(seen)
+        and memcmp((<PyListObject*>sequence).ob_item, tuple_items(seen), list_size(sequence) * sizeof(PyObject*)) == 0))
+
+
+cdef tuple seen_items(object sequence):
+    """The strings in a list or tuple; None where it is anything else."""
+    if type(sequence) is not list and type(sequence) is not tuple:
+        return None
+    return tuple(sequence) if all([type(item) is str for item in sequence]) else None
+
+
+cdef int drop_shapes(Outer outer) except -1:
+    outer.shape = None
+    outer.shapes = {}
+    if isinstance(outer, Tuner):
+        (<Tuner>outer).strings = {}  # fingerprints, which are in shapes, hold addresses of these
+    return 0
+
+
+cdef tuple place_arguments(Outer outer, Py_ssize_t positional, tuple names, int through):
+    """(reason, index of each argument that has a parameter's name, in the order of Triton's merged dict)"""
+    cdef Py_ssize_t i
+    places = dict(zip(outer.arg_names_seen[:positional], range(positional)))
+    if positional > len(outer.arg_names_seen) or not RUN_NAMES.isdisjoint(outer.arg_names_seen):
+        return BINDING, places
+    for i, name in enumerate(names):
+        if name == "self" or name in places or (through == THROUGH_GETITEM and name in RUN_NAMES):
+            return BINDING, places  # given twice
+        if name in outer.arg_names_seen:
+            places[name] = positional + i
+    return OK, places
+
+
+cdef frozenset RUN_NAMES = frozenset(("self", "grid", "warmup"))
+
+
+# Tuners
+
+cdef PyObject* launch_tuned(Tuner tuner, PyObject* grid, PyObject* const* args, Py_ssize_t positional,
+                            PyObject* const* names, Py_ssize_t keywords, int through) except NULL:
+    """A tuned call, as Triton's Autotuner.run makes it once its cache has the key; anything else is left to that."""
+    cdef int reason
+    cdef PyObject* config
+    cdef PyObject* known = known_additions(tuner, args, positional, names, keywords, through, &config)
+    cdef Additions additions
+    if known != NULL:
+        additions = <Additions>known
+        if <PyObject*>tuner.best_config_ != config:
+            tuner.best_config_ = <object>config
+    else:
+        additions = find_additions(tuner, args, positional, names, keywords, through, &reason)
+        if reason != OK:
+            return leave_tuned(tuner, reason, grid, args, positional, names, keywords, through)
+
+    cdef Py_ssize_t own = positional + keywords
+    cdef PyObject** extended = <PyObject**>alloca((own + additions.count + 1) * sizeof(PyObject*))
+    memcpy(extended, args, own * sizeof(PyObject*))
+    memcpy(extended + own, additions.value_items, additions.count * sizeof(PyObject*))
+    cdef object fn = tuner.fn
+    cdef PyObject* result
+    cdef TunedCall* call = begin_call(tuner, positional)
+    memcpy(call.args, args, positional * sizeof(PyObject*))
+    try:
+        result = hand_on(<PyObject*>fn, grid, extended, positional, additions.name_items, keywords + additions.count,
+                         through)
+    except BaseException:
+        end_call(tuner, call)
+        tuner.nargs_ = dict(zip(tuner.arg_names, values_of(args, positional)))  # Triton leaves it standing
+        raise
+    end_call(tuner, call)
+    if <PyObject*>tuner.nargs_ != Py_None:
+        tuner.nargs_ = None
+    return result
+
+
+cdef PyObject* leave_tuned(Tuner tuner, int reason, PyObject* grid, PyObject* const* args, Py_ssize_t positional,
+                           PyObject* const* names, Py_ssize_t keywords, int through) except NULL:
+    if reason == NOT_TUNED:
+        drop_shapes(tuner)  # the cache was cleared, or will have a new entry: nothing is kept that it has dropped
+    cdef TunedCall* call = begin_call(tuner, 0)
+    try:
+        call.attributes = lowlat_new_reference({})
+        return leave_outer(tuner, reason, grid, args, positional, names, keywords, through)
+    finally:
+        end_call(tuner, call)
+
+
+cdef inline TunedCall* begin_call(Tuner tuner, Py_ssize_t positional) except NULL:
+    """Until `end_call`, this thread sees `nargs` (and, in a call handed to Triton, what Triton sets on the tuner) as of
+    this call, whatever other threads do with the tuner."""
+    cdef TunedCall* call = tuner.spare
+    if call == NULL or call.capacity < positional:
+        call = <TunedCall*>malloc(sizeof(TunedCall) + positional * sizeof(PyObject*))
+        if call == NULL:
+            raise MemoryError()
+        call.capacity = positional
+    else:
+        tuner.spare = NULL
+    call.attributes = NULL
+    call.thread = PyThreadState_Get()
+    call.positional = positional
+    call.previous = tuner.calls
+    tuner.calls = call
+    return call
+
+
+cdef inline int end_call(Tuner tuner, TunedCall* call) except -1:
+    cdef TunedCall** place = &tuner.calls
+    cdef PyObject* attributes = call.attributes
+    while place[0] != call:  # later ones of other threads come first
+        place = &place[0].previous
+    place[0] = call.previous
+    if tuner.spare == NULL or tuner.spare.capacity < call.capacity:
+        free(tuner.spare)
+        tuner.spare = call
+    else:
+        free(call)
+    Py_XDECREF(attributes)
+    return 0
+
+
+cdef TunedCall* current_call(Tuner tuner):
+    """This thread's innermost call in flight, or NULL."""
+    cdef TunedCall* call = tuner.calls
+    while call != NULL and call.thread != PyThreadState_Get():
+        call = call.previous
+    return call
+
+
+cdef PyObject* known_additions(Tuner tuner, PyObject* const* args, Py_ssize_t positional, PyObject* const* names,
+                               Py_ssize_t keywords, int through, PyObject** config) except? NULL:
+    """What the chosen Config adds to this call, and that Config, both borrowed; NULL if anything that decides it may
+    have changed.  No user code runs in here."""
+    cdef PyObject* configs = <PyObject*>tuner.configs
+    cdef PyObject* shape = <PyObject*>tuner.shape
+    cdef PyObject* choice
+    cdef PyObject* additions
+    cdef uint64_t* fingerprint
+    cdef Py_ssize_t size
+    if (outer_reason(tuner, state.tuner_type) != OK
+            or not same_items(<PyObject*>tuner.arg_names, <PyObject*>tuner.arg_names_seen)
+            or not same_items(<PyObject*>tuner.keys, <PyObject*>tuner.keys_seen)
+            or not fits_shape(<Shape>shape, positional, names, keywords, through) or (<Shape>shape).refusal != OK
+            or not is_list(configs)):
+        return NULL
+    if list_size(configs) == 1:
+        choice = <PyObject*>(<TunerShape>shape).only
+        config[0] = (<PyListObject*>configs).ob_item[0]
+    else:
+        size = (<TunerShape>shape).words * sizeof(uint64_t)
+        fingerprint = <uint64_t*>alloca(size)
+        if key_fingerprint(tuner, <TunerShape>shape, args, fingerprint) != OK or list_size(configs) == 0:
+            return NULL
+        choice = <PyObject*>(<TunerShape>shape).last
+        if not chosen(<Choice>choice, fingerprint, size):
+            choice = find_choice(<TunerShape>shape, fingerprint, size)
+        if choice == NULL or not lowlat_stamp_current(&(<Choice>choice).stamp, <PyObject*>tuner.cache):
+            return NULL
+        config[0] = (<Choice>choice).config
+    additions = <PyObject*>(<Choice>choice).additions
+    if not additions_current(<Additions>additions, config[0]) or (<Additions>additions).refusal != OK:
+        return NULL
+    return additions
+
+
+cdef Additions find_additions(Tuner tuner, PyObject* const* args, Py_ssize_t positional, PyObject* const* names,
+                              Py_ssize_t keywords, int through, int* reason):
+    """The same with everything looked at anew, and `best_config` set; or why the call is Triton's."""
+    cdef TunerShape shape
+    cdef Choice choice
+    cdef Additions additions
+    cdef object config
+    reason[0] = outer_reason(tuner, state.tuner_type)
+    if reason[0] == OK and not (same_items(<PyObject*>tuner.arg_names, <PyObject*>tuner.arg_names_seen)
+                                and same_items(<PyObject*>tuner.keys, <PyObject*>tuner.keys_seen)):
+        reason[0] = read_tuner(tuner)
+    if reason[0] != OK:
+        return None
+    shape = <TunerShape>shape_of_call(tuner, positional, names, keywords, through)
+    reason[0] = shape.refusal
+    if type(tuner.configs) is not list or len(<list>tuner.configs) == 0:
+        reason[0] = TUNER
+    if reason[0] != OK:
+        return None
+    if len(<list>tuner.configs) == 1:
+        choice = shape.only
+        config = (<list>tuner.configs)[0]
+    else:
+        choice = choose(tuner, shape, args, reason)
+        if reason[0] != OK:
+            return None
+        config = <object>choice.config
+    additions = choice.additions
+    if additions is None or not additions_current(additions, <PyObject*>config):
+        additions = choice.additions = additions_of(shape, config)
+    reason[0] = additions.refusal
+    if reason[0] == OK:
+        tuner.best_config_ = config
+    return additions
+
+
+cdef int read_tuner(Tuner tuner) except -1:
+    """The names a tuner goes by have changed, or this is the first call."""
+    drop_shapes(tuner)
+    tuner.arg_names_seen = seen_items(tuner.arg_names)
+    tuner.keys_seen = seen_items(tuner.keys)
+    return TUNER if tuner.arg_names_seen is None or tuner.keys_seen is None else OK
+
+
+cdef TunerShape resolve_tuner_shape(Tuner tuner, Py_ssize_t positional, tuple names, int through):
+    """See _fast.pxd for what it is made of."""
+    cdef TunerShape shape = TunerShape.__new__(TunerShape)
+    cdef Py_ssize_t i
+    shape.refusal, places = place_arguments(tuner, positional, names, through)
+    keys = [places[name] for name in tuner.keys_seen if name in places]
+    typed = list(places.values())
+    shape.key_count = len(keys)
+    shape.typed_count = len(typed)
+    shape.key_values = <Value*>calloc(len(keys) + 1, sizeof(Value))
+    shape.key_sources = <int16_t*>malloc((len(keys) + 1) * sizeof(int16_t))
+    shape.typed_sources = <int16_t*>malloc((len(typed) + 1) * sizeof(int16_t))
+    shape.untyped = <PyTypeObject**>calloc(len(typed) + 1, sizeof(PyTypeObject*))
+    if (shape.key_values == NULL or shape.key_sources == NULL or shape.typed_sources == NULL
+            or shape.untyped == NULL):
+        raise MemoryError()
+    if positional + len(names) > 32000:
+        shape.refusal = BINDING
+        return shape
+    for i, place in enumerate(keys):
+        shape.key_sources[i] = place
+    for i, place in enumerate(typed):
+        shape.typed_sources[i] = place
+    # a word per value in the key | a tag each, and one per argument that may have a dtype, padded
+    shape.words = len(keys) + (len(keys) + len(typed) + 8) // 8
+    shape.choices = {}
+    shape.only = Choice.__new__(Choice)
+    return shape
+
+
+cdef Choice choose(Tuner tuner, TunerShape shape, PyObject* const* args, int* reason):
+    """The Choice for these arguments, its `config` just found in the tuner's cache; or why the call is Triton's."""
+    cdef Py_ssize_t size = shape.words * sizeof(uint64_t)
+    cdef uint64_t* fingerprint = <uint64_t*>alloca(size)
+    cdef PyObject* known
+    cdef Choice choice
+    reason[0] = key_fingerprint(tuner, shape, args, fingerprint)
+    if reason[0] != OK:
+        return None
+    known = find_choice(shape, fingerprint, size)
+    choice = new_choice(tuner, shape, args, fingerprint, size) if known == NULL else <Choice>known
+    reason[0] = look_into_cache(tuner, choice)
+    return choice
+
+
+cdef inline bint chosen(Choice choice, const uint64_t* fingerprint, Py_ssize_t size):
+    return (choice is not None and choice.size == size
+            and memcmp(choice.fingerprint_words, fingerprint, size) == 0)
+
+
+cdef int key_fingerprint(Tuner tuner, TunerShape shape, PyObject* const* args, uint64_t* fingerprint) except -1:
+    """What Triton's tuning key is made of: the values of `keys` and the dtypes, here by value and exact type."""
+    cdef uint8_t* tags = <uint8_t*>(fingerprint + shape.key_count)
+    cdef Value* value = shape.key_values
+    cdef PyObject* argument
+    cdef PyTypeObject* kind
+    cdef int64_t number
+    cdef int32_t dtype
+    cdef Py_ssize_t i
+    cdef bint modes_checked = False
+    fingerprint[shape.words - 1] = 0  # the padding
+    for i in range(shape.key_count):
+        argument = args[shape.key_sources[i]]
+        if type_of(argument) == &PyLong_Type and lowlat_compact_int(argument, &number):
+            tags[i] = TAG_VALUE_INT
+            fingerprint[i] = <uint64_t>number
+        else:
+            if argument != value.object and not specialize_value(tuner.strings, argument, value):
+                return KEY
+            if value.tag == TAG_VALUE_FLOAT and PyFloat_AS_DOUBLE(argument) != PyFloat_AS_DOUBLE(argument):
+                return KEY  # to Triton each NaN is a key of its own
+            tags[i] = value.tag
+            fingerprint[i] = value.word
+        value += 1
+    tags += shape.key_count
+    for i in range(shape.typed_count):
+        argument = args[shape.typed_sources[i]]
+        kind = type_of(argument)
+        if kind == shape.untyped[i]:
+            tags[i] = 0
+        elif kind == state.tensor_type or kind == state.parameter_type:
+            if not modes_checked:
+                if function_mode_enabled():
+                    return TORCH_FUNCTION_MODE
+                modes_checked = True
+            if lowlat_torch.rung == LOWLAT_RUNG_SHIM:
+                if lowlat_shim_dtype(argument, &dtype):
+                    return UNREADABLE
+            elif not dtype_with_python(<object>argument, &dtype):
+                return UNREADABLE
+            if <uint32_t>dtype >= 255:
+                return UNREADABLE
+            tags[i] = <uint8_t>(dtype + 1)
+        elif (kind == &PyLong_Type or kind == &PyFloat_Type or kind == &PyBool_Type or kind == &PyUnicode_Type
+                or argument == Py_None or kind == state.torch_dtype_type or kind == state.triton_dtype_type):
+            tags[i] = 0  # these have no `dtype`
+            shape.untyped[i] = kind
+        else:
+            return ARGUMENT
+    return OK
+
+
+cdef bint dtype_with_python(object argument, int32_t* dtype) except -1:
+    cdef object code = state.torch_dtypes.get(argument.dtype)
+    if code is None:
+        return False
+    dtype[0] = code
+    return True
+
+
+cdef PyObject* find_choice(TunerShape shape, const uint64_t* fingerprint, Py_ssize_t size) except? NULL:
+    """The Choice of a fingerprint, borrowed from the shape, or NULL."""
+    cdef PyObject* found = <PyObject*>shape.last
+    if chosen(<Choice>found, fingerprint, size):
+        return found
+    found = <PyObject*>shape.second
+    if not chosen(<Choice>found, fingerprint, size):
+        found = PyDict_GetItemWithError(shape.choices, PyBytes_FromStringAndSize(<const char*>fingerprint, size))
+        if found == NULL:
+            return NULL
+    shape.second = shape.last
+    shape.last = <Choice>found
+    return found
+
+
+cdef Choice new_choice(Tuner tuner, TunerShape shape, PyObject* const* args, const uint64_t* fingerprint,
+                       Py_ssize_t size):
+    cdef Choice choice = Choice.__new__(Choice)
+    choice.fingerprint = PyBytes_FromStringAndSize(<const char*>fingerprint, size)
+    choice.fingerprint_words = <const uint64_t*>PyBytes_AS_STRING(choice.fingerprint)
+    choice.size = size
+    choice.key = tuning_key(shape, args)
+    if len(shape.choices) >= MAX_PLANS or len(tuner.strings) >= MAX_PLANS:
+        drop_shapes(tuner)
+    shape.choices[choice.fingerprint] = choice
+    shape.second = shape.last
+    shape.last = choice
+    return choice
+
+
+cdef tuple tuning_key(TunerShape shape, PyObject* const* args):
+    """The key as Triton makes it."""
+    cdef Py_ssize_t i
+    key = [<object>args[shape.key_sources[i]] for i in range(shape.key_count)]
+    for i in range(shape.typed_count):
+        argument = <object>args[shape.typed_sources[i]]
+        if hasattr(argument, "dtype"):
+            key.append(str(argument.dtype))
+    return tuple(key)
+
+
+cdef int look_into_cache(Tuner tuner, Choice choice) except -1:
+    """Read `choice.config` from the tuner's cache as it is now."""
+    cdef object cache = tuner.cache
+    cdef PyObject* found
+    if type(cache) is not dict:
+        return TUNER
+    found = PyDict_GetItemWithError(cache, choice.key)
+    if found == NULL:
+        return NOT_TUNED
+    choice.config = found
+    lowlat_set_stamp(&choice.stamp, cache, cache)
+    return OK
+
+
+# What a Config adds
+
+cdef Additions additions_of(TunerShape shape, object config):
+    """Config.all_kwargs() for calls of one shape; with a refusal where it takes Triton to say what that is."""
+    cdef Additions additions = Additions.__new__(Additions)
+    additions.refusal = CONFIG
+    if type_of(<PyObject*>config) != state.config_type:
+        return additions
+    attributes = config.__dict__
+    kwargs = attributes.get("kwargs")
+    if type(attributes) is not dict or type(kwargs) is not dict:
+        return additions
+    # As they are now; Triton's all_kwargs() runs no code but its own.
+    additions.attributes = attributes
+    additions.kwargs = kwargs
+    additions.attributes_seen = flat_items(attributes)
+    additions.kwargs_seen = flat_items(kwargs)
+    if not all([type(name) is str for name in kwargs]):
+        return additions
+    added = config.all_kwargs()
+    if config.pre_hook is not None:
+        additions.refusal = PRE_HOOK
+        return additions
+    # Names are interned, as those in calls are, so that the kernel knows equal ones by their address.
+    names = tuple([sys.intern(name) for name in added])
+    if not (same_flat_items(attributes, additions.attributes_seen)
+            and same_flat_items(kwargs, additions.kwargs_seen)):
+        additions.attributes = None  # another thread changed it meanwhile: right for this call, not for the next
+    if not set(names).isdisjoint(shape.names) or not RUN_NAMES.isdisjoint(names):
+        additions.refusal = BINDING  # given twice
+        return additions
+    additions.names = shape.names + names
+    additions.name_items = <PyObject**>tuple_items(<PyObject*>additions.names)
+    additions.values = tuple(added.values())
+    additions.value_items = <PyObject**>tuple_items(<PyObject*>additions.values)
+    additions.count = len(names)
+    additions.refusal = OK
+    return additions
+
+
+cdef tuple flat_items(dict items):
+    return tuple([part for item in items.items() for part in item])
+
+
+cdef inline bint additions_current(Additions additions, PyObject* config) except -1:
+    """Whether this is what `config` adds now.  A Config may be changed at any time, and so may its `kwargs`."""
+    if additions is None or additions.attributes is None or type_of(config) != state.config_type:
+        return False
+    cdef PyObject* attributes = PyObject_GenericGetDict(config, NULL)
+    lowlat_release(attributes)  # the config keeps it
+    if attributes != <PyObject*>additions.attributes:
+        return False
+    return (LOWLAT_ATTRIBUTES_ARE_IN_DICTS and lowlat_stamp_current(&additions.stamp, attributes)
+            or same_attributes(additions))
+
+
+cdef bint same_attributes(Additions additions) except -1:
+    if not (same_flat_items(additions.attributes, additions.attributes_seen)
+            and same_flat_items(additions.kwargs, additions.kwargs_seen)):
+        return False
+    if LOWLAT_ATTRIBUTES_ARE_IN_DICTS:
+        lowlat_set_stamp(&additions.stamp, additions.attributes, additions.kwargs)
+    return True
+
+
+cdef bint same_flat_items(dict items, tuple seen):
+    cdef Py_ssize_t position = 0, i = 0
+    cdef PyObject* name
+    cdef PyObject* value
+    if 2 * len(items) != len(seen):
+        return False
+    while PyDict_Next(items, &position, &name, &value):
+        if name != <PyObject*>PyTuple_GET_ITEM(seen, i) or value != <PyObject*>PyTuple_GET_ITEM(seen, i + 1):
+            return False
+        i += 2
+    return True
+
+
+# Heuristics
+
+cdef PyObject* launch_with_heuristics(Heuristic outer, PyObject* grid, PyObject* const* args, Py_ssize_t positional,
+                                      PyObject* const* names, Py_ssize_t keywords, int through) except NULL:
+    """Each heuristic gets a dict of all arguments, the values of those before it included, and gives one more."""
+    cdef int reason = outer_reason(outer, state.heuristics_type)
+    cdef HeuristicShape shape = None
+    if reason == OK and not same_items(<PyObject*>outer.arg_names, <PyObject*>outer.arg_names_seen):
+        drop_shapes(outer)
+        outer.arg_names_seen = seen_items(outer.arg_names)
+        if outer.arg_names_seen is None:
+            reason = TUNER
+    if reason == OK and type(outer.values) is not dict:
+        reason = TUNER
+    if reason == OK:
+        shape = <HeuristicShape>shape_of_call(outer, positional, names, keywords, through)
+        if not heuristics_current(shape, outer.values):
+            drop_shapes(outer)
+            shape = <HeuristicShape>shape_of_call(outer, positional, names, keywords, through)
+            heuristics_current(shape, outer.values)
+        reason = shape.refusal
+    if reason != OK:
+        return leave_outer(outer, reason, grid, args, positional, names, keywords, through)
+
+    cdef dict values = outer.values
+    cdef dict bound = bind_heuristic(shape, grid, args), copied = None
+    cdef uint64_t tag
+    cdef Py_ssize_t i, computed = 0, own = positional + keywords
+    cdef PyObject** extended = <PyObject**>alloca((positional + shape.keywords_after + 1) * sizeof(PyObject*))
+    cdef PyObject** results = <PyObject**>alloca((shape.count + 1) * sizeof(PyObject*))
+    memcpy(extended, args, own * sizeof(PyObject*))
+    try:
+        for i in range(shape.count):
+            check_heuristics(shape, values)
+            function = <object>shape.functions[i]
+            # Each gets a dict of its own.  Where CPython can tell that the one before has neither changed nor kept
+            # its, that is as good as new.
+            tag = lowlat_dict_tag(bound)
+            if tag == 0 and i + 1 < shape.count:
+                copied = PyDict_Copy(bound)
+            results[i] = lowlat_call_one(function, bound)
+            computed += 1
+            extended[positional + shape.places[i]] = results[i]
+            if i + 1 == shape.count:
+                break
+            if tag == 0:
+                bound = copied
+            elif Py_REFCNT(<PyObject*>bound) != 1 or lowlat_dict_tag(bound) != tag:
+                bound = bind_heuristic(shape, grid, args)
+                add_values(bound, shape.heuristics, results, i)
+            PyDict_SetItem(bound, <object>PyTuple_GET_ITEM(shape.heuristics, i), <object>results[i])
+        check_heuristics(shape, values)
+        bound = copied = None
+        fn = outer.fn
+        return hand_on(<PyObject*>fn, grid, extended, positional, tuple_items(<PyObject*>shape.names_after),
+                       shape.keywords_after, through)
+    finally:
+        for i in range(computed):
+            lowlat_release(results[i])
+
+
+cdef inline int check_heuristics(HeuristicShape shape, dict values) except -1:
+    if not heuristics_current(shape, values):
+        raise RuntimeError("dictionary changed size during iteration")  # as Triton's loop over them does
+    return 0
+
+
+cdef inline bint heuristics_current(HeuristicShape shape, dict values) except -1:
+    """Whether `values` has the names this shape was resolved with, and `functions` are its functions."""
+    return lowlat_stamp_current(&shape.stamp, <PyObject*>values) or read_heuristics(shape, values)
+
+
+cdef bint read_heuristics(HeuristicShape shape, dict values) except -1:
+    cdef Py_ssize_t position = 0, i = 0
+    cdef PyObject* name
+    if len(values) != shape.count:
+        return False
+    while PyDict_Next(values, &position, &name, &shape.functions[i]):
+        if name != <PyObject*>PyTuple_GET_ITEM(shape.heuristics, i):
+            return False
+        i += 1
+    lowlat_set_stamp(&shape.stamp, values, values)
+    return True
+
+
+cdef HeuristicShape resolve_heuristic_shape(Heuristic outer, Py_ssize_t positional, tuple names, int through):
+    cdef HeuristicShape shape = HeuristicShape.__new__(HeuristicShape)
+    cdef Py_ssize_t i
+    cdef dict values = outer.values
+    shape.refusal = place_arguments(outer, positional, names, through)[0]
+    shape.heuristics = tuple(values)
+    shape.count = len(values)
+    positional_names = outer.arg_names_seen[:positional]
+    given = ("grid", "warmup") if through == THROUGH_GETITEM else ()
+    shape.bound_names = (*positional_names, *given, *names)
+    after = list(names)
+    shape.functions = <PyObject**>calloc(len(values) + 1, sizeof(PyObject*))
+    shape.places = <int16_t*>malloc((len(values) + 1) * sizeof(int16_t))
+    shape.template_values = <PyObject**>calloc(len(shape.bound_names) + 1, sizeof(PyObject*))
+    shape.value_places = <int32_t*>malloc((len(shape.bound_names) + 1) * sizeof(int32_t))
+    if (shape.functions == NULL or shape.places == NULL or shape.template_values == NULL
+            or shape.value_places == NULL):
+        raise MemoryError()
+    if positional + len(names) + len(values) > 32000:
+        shape.refusal = BINDING
+        return shape
+    for i, name in enumerate(shape.heuristics):
+        if type(name) is not str or name in RUN_NAMES or name in positional_names:
+            shape.refusal = BINDING
+            return shape
+        if name not in after:
+            after.append(sys.intern(name))
+        shape.places[i] = after.index(name)
+    shape.names_after = tuple(after)
+    shape.keywords_after = len(after)
+    shape.template = dict.fromkeys(shape.bound_names)
+    for i in range(len(shape.bound_names)):
+        shape.template_values[i] = Py_None
+    if given:
+        shape.template["warmup"] = False
+    if shape.refusal == OK:
+        shape.places_known = lowlat_value_places(shape.template, shape.value_places)
+    return shape
+
+
+cdef dict bind_heuristic(HeuristicShape shape, PyObject* grid, PyObject* const* args):
+    """{**positional, **keywords}, as a copy of the last such dict.  That one keeps ints, strings and the like, of which
+    most are the same from call to call; tensors and everything else it never holds."""
+    cdef dict bound = PyDict_Copy(shape.template)
+    cdef Py_ssize_t i
+    cdef Py_ssize_t given = 2 if shape.through == THROUGH_GETITEM else 0  # grid and warmup, which is in the template
+    for i in range(shape.positional):
+        if args[i] != shape.template_values[i]:
+            bind_one(shape, bound, i, args[i])
+    if given and grid != shape.template_values[shape.positional]:
+        bind_one(shape, bound, shape.positional, grid)
+    for i in range(shape.positional, shape.positional + shape.keywords):
+        if args[i] != shape.template_values[i + given]:
+            bind_one(shape, bound, i + given, args[i])
+    lowlat_track(bound)
+    return bound
+
+
+cdef int add_values(dict bound, tuple names, PyObject* const* values, Py_ssize_t count) except -1:
+    cdef Py_ssize_t i
+    for i in range(count):
+        PyDict_SetItem(bound, <object>PyTuple_GET_ITEM(names, i), <object>values[i])
+    return 0
+
+
+cdef inline int bind_one(HeuristicShape shape, dict bound, Py_ssize_t i, PyObject* argument) except -1:
+    if shape.places_known:
+        lowlat_put(bound, shape.value_places[i], argument)
+    else:
+        PyDict_SetItem(bound, <object>PyTuple_GET_ITEM(shape.bound_names, i), <object>argument)
+    return 0 if type_of(argument) == state.tensor_type else remember_one(shape, i, argument)
+
+
+cdef int remember_one(HeuristicShape shape, Py_ssize_t i, PyObject* argument) except -1:
+    cdef PyTypeObject* kind = type_of(argument)
+    if (kind == &PyLong_Type or kind == &PyFloat_Type or kind == &PyBool_Type or kind == &PyUnicode_Type
+            or argument == Py_None or (is_tuple(argument) and only_ints(argument))):
+        PyDict_SetItem(shape.template, <object>PyTuple_GET_ITEM(shape.bound_names, i), <object>argument)
+        shape.template_values[i] = argument
+    return 0
+
+
+cdef bint only_ints(PyObject* items):
+    cdef Py_ssize_t i
+    for i in range(tuple_size(items)):
+        if type_of(tuple_items(items)[i]) != &PyLong_Type:
+            return False
+    return True
+
+
 # ---- live state ---------------------------------------------------------------------------------------------------
 
 @cython.final
@@ -1527,6 +2382,162 @@ cdef class Kernel:
         self.refusal = REASON_NAMES.index(refusal)
 
 
+cdef class Shape:
+    """See _fast.pxd."""
+
+
+@cython.final
+cdef class TunerShape(Shape):
+    def __dealloc__(self):
+        if self.key_values != NULL:
+            drop_values(self.key_values, self.key_count)
+        free(self.key_values)
+        free(self.key_sources)
+        free(self.typed_sources)
+        free(self.untyped)
+
+
+@cython.final
+cdef class HeuristicShape(Shape):
+    def __dealloc__(self):
+        free(self.functions)
+        free(self.places)
+        free(self.template_values)
+        free(self.value_places)
+
+
+@cython.final
+cdef class Choice:
+    """See _fast.pxd."""
+
+
+@cython.final
+cdef class Additions:
+    """See _fast.pxd."""
+
+
+cdef class Outer:
+    """C-level base of lowlat.Autotuner and lowlat.Heuristics: `outer[grid]`, `outer.run`, and Triton's attributes that
+    every call looks at."""
+
+    def __cinit__(self):
+        self.shapes = {}
+
+    cdef PyObject* call(self, PyObject* grid, PyObject* const* args, Py_ssize_t positional, PyObject* const* names,
+                        Py_ssize_t keywords, int through) except NULL:
+        return leave_outer(self, SUBCLASS, grid, args, positional, names, keywords, through)
+
+    cdef Shape resolve(self, Py_ssize_t positional, tuple names, int through):
+        return None
+
+    def __getitem__(self, grid):
+        """`outer[grid]`, as `kernel[grid]`; a callable grid gets the arguments that tuner or heuristics add, too."""
+        cdef OuterLauncher launcher
+        if not outer_types_current():
+            refresh_outer()
+        if state.outer_reason != OK:
+            return state.outer_getitem(self, grid)
+        launcher = OuterLauncher.__new__(OuterLauncher)
+        launcher.vectorcall = <vectorcallfunc>outer_launcher_vectorcall
+        launcher.outer = self
+        launcher.grid = grid
+        return launcher
+
+    def __setattr__(self, name, value):
+        if name == "run":
+            self.run_replaced = True
+        PyObject_GenericSetAttr(self, name, <PyObject*>value)
+
+    def __delattr__(self, name):
+        PyObject_GenericSetAttr(self, name, NULL)
+        if name == "run":
+            self.run_replaced = False
+
+    @property
+    def exits(self):
+        """How often a call went to Triton, by reason (see lowlat.REASONS): {reason: count}.  What the kernel inside
+        leaves to Triton, it counts itself."""
+        return {REASON_NAMES[i]: self.exits_[i] for i in range(REASONS) if self.exits_[i]}
+
+
+cdef object UNSET = object()
+
+
+cdef class Tuner(Outer):
+    """C-level base of lowlat.Autotuner."""
+
+    def __cinit__(self):
+        self.best_config_ = UNSET
+        self.nargs_ = UNSET
+        self.strings = {}
+
+    def __dealloc__(self):
+        free(self.spare)
+
+    cdef PyObject* call(self, PyObject* grid, PyObject* const* args, Py_ssize_t positional, PyObject* const* names,
+                        Py_ssize_t keywords, int through) except NULL:
+        return launch_tuned(self, grid, args, positional, names, keywords, through)
+
+    cdef Shape resolve(self, Py_ssize_t positional, tuple names, int through):
+        return resolve_tuner_shape(self, positional, names, through)
+
+    @property
+    def best_config(self):
+        """The Config of the last call; there is none before the first."""
+        return self.if_set(self.best_config_, "best_config")
+
+    @best_config.setter
+    def best_config(self, value):
+        self.best_config_ = value
+
+    @property
+    def nargs(self):
+        """The positional arguments by name while a call lasts, None after a call that succeeded."""
+        cdef TunedCall* call = current_call(self)
+        if call != NULL and call.attributes == NULL:
+            return dict(zip(self.arg_names, values_of(call.args, call.positional)))
+        if call != NULL and "nargs" in <dict>call.attributes:
+            return (<dict>call.attributes)["nargs"]
+        return self.if_set(self.nargs_, "nargs")
+
+    @nargs.setter
+    def nargs(self, value):
+        own = self._own_attributes()
+        if own is not None:
+            own["nargs"] = value
+        self.nargs_ = value
+
+    cdef object if_set(self, value, name):
+        if value is UNSET:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return value
+
+    def _own_attributes(self):
+        """The attributes that Triton has set during this thread's call, if one is in Triton's hands, else None."""
+        cdef TunedCall* call = current_call(self)
+        return None if call == NULL or call.attributes == NULL else <dict>call.attributes
+
+    def _in_own_call(self, function, tuple args, dict kwargs):
+        """function(*args, **kwargs), during which what Triton sets on the tuner is this thread's own."""
+        cdef TunedCall* call = begin_call(self, 0)
+        try:
+            call.attributes = lowlat_new_reference({})
+            return function(*args, **kwargs)
+        finally:
+            end_call(self, call)
+
+
+cdef class Heuristic(Outer):
+    """C-level base of lowlat.Heuristics."""
+
+    cdef PyObject* call(self, PyObject* grid, PyObject* const* args, Py_ssize_t positional, PyObject* const* names,
+                        Py_ssize_t keywords, int through) except NULL:
+        return launch_with_heuristics(self, grid, args, positional, names, keywords, through)
+
+    cdef Shape resolve(self, Py_ssize_t positional, tuple names, int through):
+        return resolve_heuristic_shape(self, positional, names, through)
+
+
 def configure(*, watch_state, read_state, patched_getitem, describe, run_with_triton, launch_with_triton,
               finish_with_triton, kernel_type, constexpr_type, immutable_types, triton_dtype_type):
     """Called once by lowlat.jit with everything of Triton's that the hot path needs."""
@@ -1544,6 +2555,19 @@ def configure(*, watch_state, read_state, patched_getitem, describe, run_with_tr
     state.triton_dtype_type = <PyTypeObject*>triton_dtype_type
     state.classes += [kernel_type, triton_dtype_type]
     state.stale = True
+
+
+def configure_outer(*, tuner_type, heuristics_type, config_type, read_outer, run_with_triton, getitem):
+    """Called once by lowlat.autotune, as `configure`."""
+    state.tuner_type = <PyTypeObject*>tuner_type
+    state.heuristics_type = <PyTypeObject*>heuristics_type
+    state.config_type = <PyTypeObject*>config_type
+    state.classes += [tuner_type, heuristics_type, config_type]
+    state.read_outer = read_outer
+    state.outer_with_triton = run_with_triton
+    state.outer_getitem = getitem
+    for kind in (tuner_type, heuristics_type):
+        lowlat_give_subscript(<PyTypeObject*>kind, <void*>outer_subscript)
 
 
 def find_driver():
@@ -1605,6 +2629,7 @@ def configure_torch(*, tensor_type, parameter_type, dtype_type, function_mode_de
     state.torch_dtypes = dtypes
     state.torch_devices = devices
     lowlat_torch.function_mode_enabled = <void*>function_mode_enabled
+    state.tuner_type_version = NO_VERSION
     state.tensor_type = <PyTypeObject*>tensor_type
     state.parameter_type = <PyTypeObject*>parameter_type
 
@@ -1746,12 +2771,18 @@ def floor(uint64_t function, list pointers, int zeros, int threads, int shared, 
 cdef extern from *:
     """
     #define LOWLAT_VECTORCALL_OFFSET offsetof(struct __pyx_obj_6lowlat_5_fast_Launcher, vectorcall)
+    #define LOWLAT_OUTER_VECTORCALL_OFFSET offsetof(struct __pyx_obj_6lowlat_5_fast_OuterLauncher, vectorcall)
     """
     Py_ssize_t LOWLAT_VECTORCALL_OFFSET
+    Py_ssize_t LOWLAT_OUTER_VECTORCALL_OFFSET
 
-cdef PyMethodDef run_method
+cdef PyMethodDef run_method, outer_run_method
 run_method.ml_doc = (b"run(*args, grid, warmup, **kwargs)\n--\n\n"
                      b"Launch, as kernel[grid](*args, **kwargs) does; with warmup=True only compile.")
+outer_run_method.ml_doc = (b"run(*args, **kwargs)\n--\n\n"
+                           b"Launch, as outer[grid](*args, **kwargs) does; wants grid= and warmup=.")
 
 lowlat_give_vectorcall(<PyTypeObject*>Launcher, LOWLAT_VECTORCALL_OFFSET, <void*>launcher_call)
+lowlat_give_vectorcall(<PyTypeObject*>OuterLauncher, LOWLAT_OUTER_VECTORCALL_OFFSET, <void*>outer_launcher_call)
 lowlat_add_method(<PyTypeObject*>Kernel, &run_method, "run", PyCapsule_New(<void*>kernel_run, NULL, NULL))
+lowlat_add_method(<PyTypeObject*>Outer, &outer_run_method, "run", PyCapsule_New(<void*>outer_run, NULL, NULL))

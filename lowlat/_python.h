@@ -251,6 +251,10 @@ static int lowlat_set_stamp(lowlat_stamp *stamp, PyObject *outer, PyObject *inne
     return 0;
 }
 
+/* Whether a write to an instance's attribute is a write to its __dict__, once
+ * somebody asked for that: from CPython 3.13 on it goes past the dict. */
+enum { LOWLAT_ATTRIBUTES_ARE_IN_DICTS = PY_VERSION_HEX < 0x030D0000 };
+
 /* A number that differs after any write to `dict`, or 0 where CPython has none. */
 static inline uint64_t lowlat_dict_tag(PyObject *dict)
 {
@@ -260,6 +264,72 @@ static inline uint64_t lowlat_dict_tag(PyObject *dict)
 #else
     return *lowlat_dict_version(dict);
 #endif
+}
+
+/* ---- dicts that are filled again and again ---------------------------------- */
+
+/* A copy of a dict has each value at the same place behind `ma_keys` as the
+ * original: PyDict_Copy clones the block.  So a value can be put into a fresh
+ * copy without a look-up, a twentieth of what PyDict_SetItem takes.  Where
+ * the values are is not public, so it is found out, in the very dict to be
+ * copied; if that does not work out, the answer is no and PyDict_SetItem does.
+ *
+ * 1 and the places of all values in order, 0, or -1 with an exception. */
+static int lowlat_value_places(PyObject *dict, int32_t *places)
+{
+    int found = 1;
+    PyObject *copy = NULL, *marker = NULL, *keys = PyDict_Keys(dict);
+    PyObject *size = PyObject_CallMethod(dict, "__sizeof__", NULL), *copied_size = NULL;
+    if (keys == NULL || size == NULL)
+        goto failed;
+    Py_ssize_t words = (PyLong_AsSsize_t(size) - (Py_ssize_t)sizeof(PyDictObject)) / (Py_ssize_t)sizeof(PyObject *);
+    for (Py_ssize_t i = 0; found && i < PyList_GET_SIZE(keys); ++i) {
+        PyObject *key = PyList_GET_ITEM(keys, i), *value = Py_NewRef(PyDict_GetItemWithError(dict, key));
+        marker = PyObject_CallNoArgs((PyObject *)&PyBaseObject_Type);
+        int failed = marker == NULL || PyDict_SetItem(dict, key, marker) < 0;
+        PyObject **block = (PyObject **)((PyDictObject *)dict)->ma_keys;
+        found = 0;
+        for (Py_ssize_t word = 0; !failed && word < words; ++word)
+            if (block[word] == marker) {
+                places[i] = (int32_t)(word * (Py_ssize_t)sizeof(PyObject *));
+                ++found;
+            }
+        found = found == 1 && ((PyDictObject *)dict)->ma_values == NULL;
+        failed = failed || (copy = PyDict_Copy(dict)) == NULL ||
+                 (copied_size = PyObject_CallMethod(copy, "__sizeof__", NULL)) == NULL;
+        /* The copy's block is as large, and has the marker at the same place. */
+        found = found && !failed && PyLong_AsSsize_t(copied_size) == PyLong_AsSsize_t(size) &&
+                *(PyObject **)((char *)((PyDictObject *)copy)->ma_keys + places[i]) == marker;
+        failed = PyDict_SetItem(dict, key, value) < 0 || failed;
+        Py_DECREF(value);
+        Py_CLEAR(marker);
+        Py_CLEAR(copy);
+        Py_CLEAR(copied_size);
+        if (failed)
+            goto failed;
+    }
+    Py_DECREF(keys);
+    Py_DECREF(size);
+    return found;
+failed:
+    Py_XDECREF(keys);
+    Py_XDECREF(size);
+    return -1;
+}
+
+/* Puts `value` at `place` into a copy that nobody has seen yet. */
+static inline void lowlat_put(PyObject *copy, int32_t place, PyObject *value)
+{
+    PyObject **slot = (PyObject **)((char *)((PyDictObject *)copy)->ma_keys + place), *old = *slot;
+    *slot = Py_NewRef(value);
+    Py_DECREF(old);
+}
+
+/* The garbage collector has to see a dict once a container is in it. */
+static inline void lowlat_track(PyObject *copy)
+{
+    if (!PyObject_GC_IsTracked(copy))
+        PyObject_GC_Track(copy);
 }
 
 /* ---- calls ----------------------------------------------------------------- */

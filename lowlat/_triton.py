@@ -19,6 +19,7 @@ from triton.compiler.compiler import CompiledKernel
 from triton.knobs import HookChain
 from triton.language.core import constexpr, dtype
 from triton.runtime import jit as triton_jit
+from triton.runtime.autotuner import Autotuner, Config, Heuristics
 
 from . import _fast
 
@@ -184,14 +185,18 @@ def patched() -> bool:
     """Whether somebody replaced one of Triton's launch functions, or lowlat's door to them."""
     from .jit import JITFunction
 
-    # Classes that may be imported later than lowlat: as they are when first seen.
+    _see_late_classes()
+    return (any(inspect.getattr_static(owner, name, None) is not original for owner, name, original in _ORIGINALS)
+            or inspect.getattr_static(JITFunction, "run") is not inspect.getattr_static(_fast.Kernel, "run")
+            or inspect.getattr_static(JITFunction, "run") is not _NATIVE_RUN)
+
+
+def _see_late_classes() -> None:
+    """Classes that may be imported later than lowlat: as they are when first seen."""
     tensors = [(owner, name) for owner in _tensor_classes() for name in ("data_ptr", "dtype")]
     for owner, name in ((_launcher_class(), "__call__"), *tensors):
         if owner is not None and not any(known is owner and at == name for known, at, _ in _ORIGINALS):
             _ORIGINALS.append((owner, name, inspect.getattr_static(owner, name)))
-    return (any(inspect.getattr_static(owner, name, None) is not original for owner, name, original in _ORIGINALS)
-            or inspect.getattr_static(JITFunction, "run") is not inspect.getattr_static(_fast.Kernel, "run")
-            or inspect.getattr_static(JITFunction, "run") is not _NATIVE_RUN)
 
 
 _NATIVE_RUN = inspect.getattr_static(_fast.Kernel, "run")
@@ -236,6 +241,65 @@ def finish_with_triton(kernel: Any, compiled: Any, grid: Any, stream: int, bound
     launch_metadata = compiled.launch_metadata(grid, stream, *bound.values())
     compiled.run(grid_0, grid_1, grid_2, stream, compiled.function, compiled.packed_metadata, launch_metadata,
                  knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook, *bound.values())
+
+
+# ---- around a kernel -----------------------------------------------------------------------------------------------
+
+
+def read_outer(classes: tuple[type, ...]) -> str:
+    """Why no tuner or heuristics may be followed natively, or "ok": whether somebody replaced what Triton does there,
+    or lowlat's door to it."""
+    if UNKNOWN is not None:
+        return "unknown triton"
+    _see_late_classes()
+    tensor = getattr(sys.modules.get("torch"), "Tensor", None)
+    originals = _OUTER_ORIGINALS + [entry for entry in _ORIGINALS if entry[0] is tensor]
+    if (any(inspect.getattr_static(owner, name, None) is not original for owner, name, original in originals)
+            or any(inspect.getattr_static(owner, "run") is not _NATIVE_OUTER_RUN for owner in classes)):
+        return "patched"
+    return "ok"
+
+
+_OUTER_ORIGINALS: list[tuple[type, str, Any]] = [
+    (owner, name, inspect.getattr_static(owner, name))
+    for owner, name in ((Autotuner, "run"), (Autotuner, "__getitem__"), (Heuristics, "run"),
+                        (Heuristics, "__getitem__"), (Config, "all_kwargs"))
+]
+_NATIVE_OUTER_RUN = inspect.getattr_static(_fast.Outer, "run")
+
+
+def outer_getitem(outer: Any, grid: Any) -> Any:
+    """`outer[grid]` by Triton's own, possibly replaced, __getitem__."""
+    return _triton_class(outer).__getitem__(outer, grid)
+
+
+def _triton_class(outer: Any) -> Any:
+    return Autotuner if isinstance(outer, Autotuner) else Heuristics
+
+
+def run_outer_with_triton(outer: Any, through_getitem: bool, grid: Any, args: tuple[Any, ...],
+                          kwargs: dict[str, Any]) -> Any:
+    """A call of a tuner or of heuristics by Triton's own `run`, or by one that was put in its place."""
+    if "run" in outer.__dict__ or (through_getitem and type(outer).run is not _NATIVE_OUTER_RUN):
+        run = outer.run
+    else:
+        run = _triton_class(outer).run.__get__(outer)
+    try:
+        if through_getitem:
+            return run(grid=grid, warmup=False, *args, **kwargs)  # noqa: B026  (Triton's own form)
+        return run(*args, **kwargs)
+    except TypeError as error:
+        _name_class(error)
+        raise
+
+
+def _name_class(error: TypeError) -> None:
+    """Triton's `self.fn.run(*args, **kwargs, **config.all_kwargs())` with a name given twice: Python says whose `run`
+    that is, but not the module where `run` is a C function."""
+    text = error.args[0] if error.args else None
+    for owner in (TritonJITFunction, Autotuner, Heuristics):
+        if isinstance(text, str) and text.startswith(f"{owner.__name__}.run() got multiple values for keyword"):
+            error.args = (f"{owner.__module__}.{text}", )
 
 
 # ---- a kernel's parameters -----------------------------------------------------------------------------------------

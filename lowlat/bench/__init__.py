@@ -34,7 +34,8 @@ BATCH = 300  # the driver's launch queue holds about 1,000
 
 @dataclass(frozen=True)
 class Case:
-    """One way to launch one kernel.  `call` and `bound` are Python source over p0.. (tensors), k and grid."""
+    """One way to launch one kernel.  `call` and `bound` are Python source over p0.. (tensors), k and grid; `around`
+    puts a library's autotune or heuristics around the kernel."""
 
     name: str
     kernel: Callable[..., Any]
@@ -43,6 +44,7 @@ class Case:
     bound: str
     callable_grid: bool = False
     paths: tuple[str, ...] = PATHS
+    around: Callable[[Any, Any], Any] = lambda library, kernel: kernel
 
 
 def _parameters(tensors: int, scalars: int, constexprs: int) -> str:
@@ -61,6 +63,18 @@ def _positional(name: str, kernel: Callable[..., Any], tensors: int, scalars: in
 _MEDIAN = "p0, p1, p2, p3, p4, 77, 96, 1024, 5, A=64, B=32, C=True, D=None, E='x', F=128, num_warps=4, num_stages=2"
 _MEDIAN_BOUND = "p0, p1, p2, p3, p4, 77, 96, 1024, 5, 64, 32, True, None, 'x', 128"
 
+_FEWER = "p0, p1, p2, p3, p4, 77, 96, 1024, 5, B=32, C=True, D=None, E='x'"
+
+
+def _tuned(library: Any, kernel: Any) -> Any:
+    configs = [triton.Config({"A": 64 + i}, num_warps=4, num_stages=2) for i in range(8)]
+    return library.autotune(configs=configs, key=["n0", "n1", "s0"])(kernel)
+
+
+def _with_heuristics(library: Any, kernel: Any) -> Any:
+    return library.heuristics({"A": lambda args: 64, "F": lambda args: 128})(kernel)
+
+
 CASES = (
     Case("median call", kernels.median_call, 5, f"k[grid]({_MEDIAN})", _MEDIAN_BOUND),
     _positional("0 params", kernels.no_parameters, 0, 0, 0),
@@ -70,6 +84,9 @@ CASES = (
     _positional("58 params", kernels.parameters_58, 14, 26, 18),
     Case("callable grid", kernels.median_call, 5, f"k[grid]({_MEDIAN})", _MEDIAN_BOUND, callable_grid=True),
     Case("run door", kernels.median_call, 5, f"k.run({_MEDIAN}, grid=grid, warmup=False)", _MEDIAN_BOUND),
+    Case("tuned", kernels.median_call, 5, f"k[grid]({_FEWER}, F=128)", _MEDIAN_BOUND, around=_tuned),
+    Case("heuristics", kernels.median_call, 5, f"k[grid]({_FEWER}, num_warps=4, num_stages=2)", _MEDIAN_BOUND,
+         around=_with_heuristics),
 )
 SLOPES = (
     _positional("1 tensor", kernels.tensors_1, 1, 0, 0),
@@ -173,8 +190,10 @@ def measure(case: Case, device: Device, batches: int) -> tuple[dict[str, Measure
     tensors = device.tensors(case.tensors)
     counter = tensors[0] if tensors else None
     grid: Any = (lambda meta: (1, )) if case.callable_grid else (1, )
-    fast, wrapper, plain = lowlat.jit(case.kernel), lowlat.jit(case.kernel), triton.jit(case.kernel)
-    wrapper.route = "wrapper"
+    kernel = lowlat.jit(case.kernel)
+    kernel.route = "wrapper"
+    fast, wrapper = case.around(lowlat, lowlat.jit(case.kernel)), case.around(lowlat, kernel)
+    plain = case.around(triton, triton.jit(case.kernel))
 
     loops: dict[str, Callable[[Iterator[None]], None]] = {}
     for path, kernel in (("lowlat", fast), ("wrapper", wrapper), ("triton", plain)):
@@ -187,7 +206,7 @@ def measure(case: Case, device: Device, batches: int) -> tuple[dict[str, Measure
                                         packed=compiled.packed_metadata)
 
     samples: dict[str, list[float]] = {path: [] for path in PATHS}
-    exits = {"lowlat": sum(fast.exits.values()), "wrapper": sum(wrapper.exits.values())}
+    exits = {"lowlat": _exits(fast), "wrapper": _exits(wrapper)}
     before = device.launches(counter)
     parameters = case.tensors + 30  # more than any kernel here reads
     gc_was_enabled = gc.isenabled()
@@ -217,9 +236,18 @@ def measure(case: Case, device: Device, batches: int) -> tuple[dict[str, Measure
             raise RuntimeError(f"{case.name}: {after - before} launches where {counted * batches * BATCH} were made")
         checked = f"{after - before} launches counted"
     for path, kernel in (("lowlat", fast), ("wrapper", wrapper)):
-        if sum(kernel.exits.values()) != exits[path]:
-            raise RuntimeError(f"{case.name}: {path} went to Triton: {kernel.exits}")
+        if _exits(kernel) != exits[path]:
+            raise RuntimeError(f"{case.name}: {path} went to Triton: {_exits(kernel)}")
     return {path: Measurement.of(samples[path]) for path in PATHS}, checked
+
+
+def _exits(kernel: Any) -> list[dict[str, int]]:
+    """Of the kernel, and of the tuner and heuristics around it."""
+    exits = []
+    while hasattr(kernel, "exits"):
+        exits.append(kernel.exits)
+        kernel = kernel.fn
+    return exits
 
 
 def _loop(call: str, k: Any, grid: Any, tensors: list[Any], **names: Any) -> Callable[[Iterator[None]], None]:
