@@ -953,7 +953,7 @@ def test_two_devices_graph():
     with torch.cuda.device(1):
         kernel[(1, )](counter)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=torch.cuda.Stream(1)):  # (torch's own for captures is of one device)
             kernel[(1, )](counter), kernel[(1, )](counter)
     graph.replay()
     torch.cuda.synchronize(1)
