@@ -48,7 +48,7 @@ cdef extern from "_python.h":
     int lowlat_set_stamp(lowlat_stamp*, object, object) except -1
     uint64_t lowlat_dict_tag(object)
     PyObject* lowlat_new(PyTypeObject*, PyObject*) except NULL
-    void lowlat_give_vectorcall(PyTypeObject*, Py_ssize_t, void*)
+    void lowlat_give_vectorcall(PyTypeObject*, Py_ssize_t)
     void lowlat_give_subscript(PyTypeObject*, void*)
     ctypedef struct PyMethodDef:
         const char* ml_doc
@@ -298,34 +298,6 @@ cdef PyObject* launcher_vectorcall(PyObject* self, PyObject* const* args, size_t
         keywords = tuple_size(names)
     return launch(<Kernel><PyObject*>(<Launcher>self).kernel, <PyObject*>(<Launcher>self).grid, args,
                   PyVectorcall_NARGS(nargs), name_items, keywords, THROUGH_GETITEM)
-
-
-cdef PyObject* launcher_call(PyObject* self, PyObject* positional, PyObject* keywords) except NULL:
-    """The same for f(*args, **kwargs): the dict is laid out on the C stack instead of a new array and names tuple."""
-    cdef Py_ssize_t count = tuple_size(positional)
-    cdef Py_ssize_t named = 0 if keywords == NULL else dict_size(keywords)
-    cdef PyObject** args
-    cdef PyObject** names
-    cdef Py_ssize_t position = 0, i = 0
-    if named == 0:
-        return launch(<Kernel><PyObject*>(<Launcher>self).kernel, <PyObject*>(<Launcher>self).grid,
-                      tuple_items(positional), count, NULL, 0, THROUGH_GETITEM)
-    args = <PyObject**>alloca((count + 2 * named) * sizeof(PyObject*))
-    names = args + count + named
-    memcpy(args, tuple_items(positional), count * sizeof(PyObject*))
-    while i < named and PyDict_Next(<object>keywords, &position, &names[i], &args[count + i]):
-        i += 1
-    # The dict may be somebody else's (a C caller's), and change while a grid callable or another thread runs.
-    for i in range(named):
-        lowlat_hold(names[i])
-        lowlat_hold(args[count + i])
-    try:
-        return launch(<Kernel><PyObject*>(<Launcher>self).kernel, <PyObject*>(<Launcher>self).grid, args, count, names,
-                      named, THROUGH_GETITEM)
-    finally:
-        for i in range(named):
-            lowlat_release(names[i])
-            lowlat_release(args[count + i])
 
 
 cdef PyObject* kernel_run(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* names) except NULL:
@@ -1753,5 +1725,5 @@ cdef PyMethodDef run_method
 run_method.ml_doc = (b"run(*args, grid, warmup, **kwargs)\n--\n\n"
                      b"Launch, as kernel[grid](*args, **kwargs) does; with warmup=True only compile.")
 
-lowlat_give_vectorcall(<PyTypeObject*>Launcher, LOWLAT_VECTORCALL_OFFSET, <void*>launcher_call)
+lowlat_give_vectorcall(<PyTypeObject*>Launcher, LOWLAT_VECTORCALL_OFFSET)
 lowlat_add_method(<PyTypeObject*>Kernel, &run_method, "run", PyCapsule_New(<void*>kernel_run, NULL, NULL))
