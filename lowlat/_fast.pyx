@@ -54,7 +54,7 @@ cdef extern from "_python.h":
     void lowlat_put(object, int32_t, PyObject*)
     void lowlat_track(object)
     PyObject* lowlat_new(PyTypeObject*, PyObject*) except NULL
-    void lowlat_give_vectorcall(PyTypeObject*, Py_ssize_t, void*)
+    void lowlat_give_vectorcall(PyTypeObject*, Py_ssize_t)
     void lowlat_give_subscript(PyTypeObject*, void*)
     ctypedef struct PyMethodDef:
         const char* ml_doc
@@ -124,7 +124,6 @@ cdef extern from "Python.h":
     bint is_list "PyList_CheckExact"(PyObject*)
     Py_ssize_t tuple_size "PyTuple_GET_SIZE"(PyObject*)
     Py_ssize_t list_size "PyList_GET_SIZE"(PyObject*)
-    Py_ssize_t dict_size "PyDict_GET_SIZE"(PyObject*)
     void lowlat_hold "Py_INCREF"(PyObject*)
     void lowlat_release "Py_DECREF"(PyObject*)
     PyObject* lowlat_new_reference "Py_NewRef"(object)
@@ -319,34 +318,6 @@ cdef PyObject* launcher_vectorcall(PyObject* self, PyObject* const* args, size_t
         keywords = tuple_size(names)
     return launch(<Kernel><PyObject*>(<Launcher>self).kernel, <PyObject*>(<Launcher>self).grid, args,
                   PyVectorcall_NARGS(nargs), name_items, keywords, THROUGH_GETITEM)
-
-
-cdef PyObject* launcher_call(PyObject* self, PyObject* positional, PyObject* keywords) except NULL:
-    """The same for f(*args, **kwargs): the dict is laid out on the C stack instead of a new array and names tuple."""
-    cdef Py_ssize_t count = tuple_size(positional)
-    cdef Py_ssize_t named = 0 if keywords == NULL else dict_size(keywords)
-    cdef PyObject** args
-    cdef PyObject** names
-    cdef Py_ssize_t position = 0, i = 0
-    if named == 0:
-        return launch(<Kernel><PyObject*>(<Launcher>self).kernel, <PyObject*>(<Launcher>self).grid,
-                      tuple_items(positional), count, NULL, 0, THROUGH_GETITEM)
-    args = <PyObject**>alloca((count + 2 * named) * sizeof(PyObject*))
-    names = args + count + named
-    memcpy(args, tuple_items(positional), count * sizeof(PyObject*))
-    while i < named and PyDict_Next(<object>keywords, &position, &names[i], &args[count + i]):
-        i += 1
-    # The dict may be somebody else's (a C caller's), and change while a grid callable or another thread runs.
-    for i in range(named):
-        lowlat_hold(names[i])
-        lowlat_hold(args[count + i])
-    try:
-        return launch(<Kernel><PyObject*>(<Launcher>self).kernel, <PyObject*>(<Launcher>self).grid, args, count, names,
-                      named, THROUGH_GETITEM)
-    finally:
-        for i in range(named):
-            lowlat_release(names[i])
-            lowlat_release(args[count + i])
 
 
 cdef PyObject* kernel_run(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* names) except NULL:
@@ -1289,28 +1260,6 @@ cdef PyObject* outer_launcher_vectorcall(PyObject* self, PyObject* const* args, 
         keywords = tuple_size(names)
     return (<OuterLauncher>self).outer.call(<PyObject*>(<OuterLauncher>self).grid, args, PyVectorcall_NARGS(nargs),
                                             name_items, keywords, THROUGH_GETITEM)
-
-
-cdef PyObject* outer_launcher_call(PyObject* self, PyObject* positional, PyObject* keywords) except NULL:
-    """For f(*args, **kwargs); see launcher_call."""
-    cdef Py_ssize_t count = tuple_size(positional)
-    cdef Py_ssize_t named = 0 if keywords == NULL else dict_size(keywords)
-    cdef PyObject** args = <PyObject**>alloca((count + 2 * named + 1) * sizeof(PyObject*))
-    cdef PyObject** names = args + count + named
-    cdef Py_ssize_t position = 0, i = 0
-    memcpy(args, tuple_items(positional), count * sizeof(PyObject*))
-    while i < named and PyDict_Next(<object>keywords, &position, &names[i], &args[count + i]):
-        i += 1
-    for i in range(named):
-        lowlat_hold(names[i])
-        lowlat_hold(args[count + i])
-    try:
-        return (<OuterLauncher>self).outer.call(<PyObject*>(<OuterLauncher>self).grid, args, count, names, named,
-                                                THROUGH_GETITEM)
-    finally:
-        for i in range(named):
-            lowlat_release(names[i])
-            lowlat_release(args[count + i])
 
 
 cdef PyObject* outer_run(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* names) except NULL:
@@ -2782,7 +2731,7 @@ run_method.ml_doc = (b"run(*args, grid, warmup, **kwargs)\n--\n\n"
 outer_run_method.ml_doc = (b"run(*args, **kwargs)\n--\n\n"
                            b"Launch, as outer[grid](*args, **kwargs) does; wants grid= and warmup=.")
 
-lowlat_give_vectorcall(<PyTypeObject*>Launcher, LOWLAT_VECTORCALL_OFFSET, <void*>launcher_call)
-lowlat_give_vectorcall(<PyTypeObject*>OuterLauncher, LOWLAT_OUTER_VECTORCALL_OFFSET, <void*>outer_launcher_call)
+lowlat_give_vectorcall(<PyTypeObject*>Launcher, LOWLAT_VECTORCALL_OFFSET)
+lowlat_give_vectorcall(<PyTypeObject*>OuterLauncher, LOWLAT_OUTER_VECTORCALL_OFFSET)
 lowlat_add_method(<PyTypeObject*>Kernel, &run_method, "run", PyCapsule_New(<void*>kernel_run, NULL, NULL))
 lowlat_add_method(<PyTypeObject*>Outer, &outer_run_method, "run", PyCapsule_New(<void*>outer_run, NULL, NULL))

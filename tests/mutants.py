@@ -212,11 +212,6 @@ MUTANTS = [
            "    for name in kernel.arg_names[len(args):]:\n        if name not in kwargs:\n            break\n"
            "        args += (kwargs.pop(name), )\n    return run_of(kernel)(grid=grid, warmup=False, *args, **kwargs)",
            edge(29)),
-    Mutant("a keyword dict is borrowed during the launch", FAST,
-           "        lowlat_hold(names[i])\n        lowlat_hold(args[count + i])\n", "        pass\n",
-           ("test_edge_cases.py::test_keywords_are_held_while_python_code_runs", ),
-           also=(("            lowlat_release(names[i])\n            lowlat_release(args[count + i])\n",
-                  "            pass\n"), )),
     Mutant("kernel[grid]() takes what run() takes", FAST,
            "cdef object shape = (through, positional, name_tuple)", "cdef object shape = (positional, name_tuple)",
            edge(30)),

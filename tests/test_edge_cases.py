@@ -1793,7 +1793,7 @@ def test_keywords_are_held_while_python_code_runs():
         def empties(self, device):
             named.clear()
             gc.collect()
-            kept.append([number + 2 * i for i in range(50)])  # where the argument was, if nobody held it
+            kept.append([number - 1 - i for i in range(50)])  # where the argument was, if nobody held it
             return 0
 
     driver.set_active(Empties())

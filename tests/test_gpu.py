@@ -980,7 +980,7 @@ def test_two_devices_graph():
     with torch.cuda.device(1):
         kernel[(1, )](counter)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=torch.cuda.Stream(1)):  # (torch's own for captures is of one device)
             kernel[(1, )](counter), kernel[(1, )](counter)
     graph.replay()
     torch.cuda.synchronize(1)
@@ -1005,11 +1005,15 @@ def launch(current, read, written):
     with torch.cuda.device(current):
         launch_step(kernel, x[read], out[written])
 
+def finish():
+    for device in range(2):  # the one that launched, and the one whose memory it wrote
+        torch.cuda.synchronize(device)
+
 def sums():
     print([tensor.sum().item() for tensor in (*x, *out)])
 
 for call in ((0, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1), (1, 0, 0), (1, 1, 0), (1, 1, 1)):
-    print(call, error_of(lambda: launch(*call)), error_of(torch.cuda.synchronize), error_of(sums))
+    print(call, error_of(lambda: launch(*call)), error_of(finish), error_of(sums))
 """
 
 
