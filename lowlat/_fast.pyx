@@ -1227,8 +1227,8 @@ cdef PyObject* leave(Kernel kernel, int reason, PyObject* grid, PyObject* const*
 # ---- autotune and heuristics --------------------------------------------------------------------------------------
 
 # A tuner or heuristics hands its call on with more keyword arguments.  They are laid behind the call's own on the C
-# stack, so that the kernel's part is an ordinary `launch` of a longer call: no tuple, no dict, no frame.  What is looked
-# up on the way is borrowed as long as no user code can run (`known_additions`), and held from there on.
+# stack, so that the kernel's part is an ordinary `launch` of a longer call: no tuple, no dict, no frame.  What is
+# looked up on the way is borrowed as long as no user code can run (`known_additions`), and held from there on.
 
 @cython.final
 @cython.freelist(32)

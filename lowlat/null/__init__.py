@@ -99,7 +99,7 @@ def fail(name: str, result: int, times: int = 1, *, after: int = 0) -> None:
 
 def entry_points() -> tuple[str, ...]:
     """The driver's entry points that are there, by symbol and by cuGetProcAddress."""
-    names = []
+    names: list[str] = []
     while name := _library().lowlat_null_entry(len(names)):
         names.append(name.decode())
     return tuple(names)
