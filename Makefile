@@ -1,16 +1,20 @@
-# `make bench` measures, `make test` proves; each sets up .venv by itself on a fresh machine.
+# `make bench` measures, `make test` proves, `make mutants` proves that the tests can fail; each sets up .venv by itself
+# on a fresh machine.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 SOURCES := setup.py pyproject.toml $(wildcard lowlat/*.pyx lowlat/*.pxd lowlat/*.h lowlat/null/*.c)
 
-.PHONY: bench test lint matrix build doctor annotate clean
+.PHONY: bench test mutants lint matrix build doctor annotate clean
 
 bench: build
 	$(RUN) -m lowlat bench --json bench.json --plot bench.png
 
 test: build
 	$(RUN) -m pytest
+
+mutants: build
+	$(RUN) tests/mutants.py
 
 lint: build
 	$(RUN) -m ruff check .

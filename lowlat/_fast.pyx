@@ -1685,11 +1685,11 @@ def fingerprint_of(Kernel kernel, tuple args, dict kwargs):
     cdef PyObject** given = <PyObject**>alloca((len(values) + 1) * sizeof(PyObject*))
     cdef PyObject** arguments = <PyObject**>alloca((count + 1) * sizeof(PyObject*))
     cdef uint64_t* fingerprint = <uint64_t*>alloca(binding.words * sizeof(uint64_t))
-    cdef uint64_t* payload = <uint64_t*>alloca((count + 1) * sizeof(uint64_t))
+    cdef uint64_t* payload = <uint64_t*>alloca((1 + count) * sizeof(uint64_t))
     for i in range(len(values)):
         given[i] = <PyObject*>values[i]
     for i in range(count):
-        arguments[i] = given[binding.sources[i]] if binding.sources[i] >= 0 else kernel.parameters[i].default
+        arguments[i] = kernel.parameters[i].default if binding.sources[i] < 0 else given[binding.sources[i]]
     fingerprint[0] = lowlat_current_device() if state.c_getters else 0
     fingerprint[1] = binding.option_names
     reason = specialize(kernel, binding, given, arguments, fingerprint, payload)

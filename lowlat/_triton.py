@@ -30,6 +30,8 @@ _ORIGINALS: list[tuple[type, str, Any]] = [
     (KernelInterface, "__getitem__", inspect.getattr_static(KernelInterface, "__getitem__")),
     (CompiledKernel, "run", inspect.getattr_static(CompiledKernel, "run", None)),
     (CompiledKernel, "launch_metadata", inspect.getattr_static(CompiledKernel, "launch_metadata", None)),
+    (CompiledKernel, "_init_handles", inspect.getattr_static(CompiledKernel, "_init_handles", None)),
+    (HookChain, "__call__", inspect.getattr_static(HookChain, "__call__", None)),
 ]
 _driver_config = triton_jit.driver
 
@@ -79,6 +81,13 @@ def _cuda_driver_class() -> Any:
     return getattr(sys.modules.get("triton.backends.nvidia.driver"), "CudaDriver", None)
 
 
+def _tensor_classes() -> list[Any]:
+    """The classes whose instances lowlat takes for tensors, as far as torch has been imported."""
+    torch = sys.modules.get("torch")
+    classes = (getattr(torch, "Tensor", None), getattr(getattr(torch, "nn", None), "Parameter", None))
+    return [known for known in classes if known is not None]
+
+
 _with_own_dict: list[Any] = []
 
 
@@ -116,9 +125,7 @@ def watch_state(kernel_type: type) -> tuple[tuple[dict[str, Any], ...], list[typ
     if cuda is not None and isinstance(active, cuda):
         dicts.append(_own_dict(active))
         types.append(type(active))
-    tensor = getattr(sys.modules.get("torch"), "Tensor", None)
-    if tensor is not None:
-        types.append(tensor)
+    types.extend(_tensor_classes())
     launcher = _launcher_class()
     if launcher is not None:
         types.append(launcher)
@@ -178,9 +185,8 @@ def patched() -> bool:
     from .jit import JITFunction
 
     # Classes that may be imported later than lowlat: as they are when first seen.
-    torch = sys.modules.get("torch")
-    for owner, name in ((_launcher_class(), "__call__"), (getattr(torch, "Tensor", None), "data_ptr"),
-                        (getattr(torch, "Tensor", None), "dtype")):
+    tensors = [(owner, name) for owner in _tensor_classes() for name in ("data_ptr", "dtype")]
+    for owner, name in ((_launcher_class(), "__call__"), *tensors):
         if owner is not None and not any(known is owner and at == name for known, at, _ in _ORIGINALS):
             _ORIGINALS.append((owner, name, inspect.getattr_static(owner, name)))
     return (any(inspect.getattr_static(owner, name, None) is not original for owner, name, original in _ORIGINALS)

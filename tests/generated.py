@@ -386,6 +386,7 @@ class Kernels(RuleBasedStateMachine):
         self.module = module_of(self.spec)
         self.pair = Pair(self.module.generated, **dict(self.spec.options))
         self.history = [Call((0, ) * len(self.spec.parameters), len(self.spec.parameters))]
+        self.known = set(self.history)
         self.in_vain = set()
         self.compiled = 0
         self.launchers = {}
@@ -449,7 +450,8 @@ class Kernels(RuleBasedStateMachine):
             result = self.make(call)
             if result.error is not None and result.error[0].__module__.startswith("triton"):
                 self.in_vain.add((call.values, call.options))
-            elif result.launches and call not in self.history and len(self.history) < 256:
+            elif result.launches and call not in self.known and len(self.history) < 256:
+                self.known.add(call)
                 self.history.append(call)
 
     @rule(data=st.binary(min_size=4, max_size=60))

@@ -83,7 +83,7 @@ class Pair:
         """`call(kernel)` on either side, each after `before()`; returns lowlat's outcome."""
         expected = outcome(lambda: call(self.triton), before)
         actual = outcome(lambda: call(self.lowlat), before)
-        self.compare(expected, actual)
+        self.compare(expected, actual, known=self.kernels[0])
         # (Unloads come whenever a CompiledKernel is collected.)
         for theirs, ours in zip(*([event for event in side.launches.events if not isinstance(event, null.Unload)]
                                   for side in (expected, actual))):
@@ -96,7 +96,7 @@ class Pair:
         return actual
 
     @staticmethod
-    def compare(expected, actual):
+    def compare(expected, actual, known=()):
         assert actual.error == expected.error, (actual.error, expected.error)
         assert actual.observed == expected.observed
         if triton.__version__.startswith("3.6.") and expected.error and "pack with e format" in expected.error[1]:
@@ -106,7 +106,7 @@ class Pair:
         assert actual.launches == expected.launches
         assert actual.launches.loads == expected.launches.loads
         assert type(actual.result) is type(expected.result)
-        if hasattr(actual.result, "asm"):
+        if hasattr(actual.result, "asm") and expected.result not in known:
             assert actual.result.asm["cubin"] == expected.result.asm["cubin"]
             metadata = actual.result.metadata._asdict(), expected.result.metadata._asdict()
             assert metadata[0] == metadata[1], {name: (metadata[0][name], metadata[1][name]) for name in metadata[0]

@@ -23,6 +23,9 @@ import pytest
 import triton
 import triton.language as tl
 from triton import knobs
+from triton.backends.nvidia.driver import CudaLauncher
+from triton.compiler.compiler import CompiledKernel
+from triton.knobs import HookChain
 from triton.runtime import _allocation, driver
 from triton.runtime.jit import JITFunction as TritonJITFunction
 from triton.runtime.jit import KernelInterface
@@ -428,9 +431,10 @@ def test_21_empty_tensors():
 class HipDriver:
     """Triton's AMD compiler with no AMD driver behind it: nothing is loaded, and launches are written down."""
 
-    def __init__(self):
+    def __init__(self, cuda):
         self.launched = []
         self.utils = self
+        self.unload_module = getattr(cuda.utils, "unload_module", None)  # of CUDA's kernels that die meanwhile
         self.get_current_device = lambda: 0
         self.get_current_stream = lambda device: 0
 
@@ -473,7 +477,7 @@ def test_22_amd_storage_size(monkeypatch):
     small, large = Ranged(x, 2**31 - 1), Ranged(x, 2**31)
     keys = [native_specialize_impl(HIPBackend, tensor, False, True, True) for tensor in (small, large, x)]
     assert keys == [("*fp32", "DS"), ("*fp32", "D"), ("*fp32", "DS")]
-    pair, hip, results = Pair(one), HipDriver(), []
+    pair, hip, results = Pair(one), HipDriver(driver.active), []
     driver.set_active(hip)
     try:
         for setting, tensor in itertools.product(("1", "0", "1"), (x, small, large)):
@@ -930,8 +934,9 @@ def test_38_globals(monkeypatch, tmp_path):
     monkeypatch.setattr(THIS_MODULE, "LIMIT", 8.0)
     pair.leaves("global", GRID, x)
     monkeypatch.setattr(THIS_MODULE, "LIMIT", numpy.array([7.0, 8.0]))  # neither equal nor unequal
-    assert pair.leaves("global", GRID, x).error[0] is ValueError
-    assert pair.leaves("global", GRID).error[0] is TypeError  # found before
+    with leaving(pair, "global", 2):
+        assert pair.call(GRID).error[0] is TypeError  # found before
+        assert pair.call(GRID, x).error[0] is ValueError
     monkeypatch.setattr(THIS_MODULE, "LIMIT", float("nan"))
     pair = Pair(reads_a_plain_global)
     for _ in range(3):
@@ -1827,3 +1832,29 @@ def test_keywords_are_held_while_python_code_runs():
         parameters = separately(pair, launch).launches[0].parameters
         assert int.from_bytes(parameters[1], "little") == number and not named
     assert pair.lowlat.exits == {"first call": 1}
+
+
+@pytest.mark.parametrize("owner, name", [
+    (CompiledKernel, "launch_metadata"), (CompiledKernel, "_init_handles"), (CudaLauncher, "__call__"),
+    (HookChain, "__call__"), (torch.Tensor, "data_ptr"), (torch.nn.Parameter, "data_ptr")
+], ids=lambda part: getattr(part, "__name__", part))
+def test_whoever_wraps_a_function_of_the_launch_sees_every_launch(owner, name, monkeypatch):
+    pair, x, seen = Pair(pointers), aligned(), []
+    parameter = torch.nn.Parameter(aligned())
+    pair.fast(GRID, x, parameter)
+    original = getattr(owner, name)
+
+    def wrapper(self, *args, **kwargs):
+        seen.append(type(self))
+        return original(self, *args, **kwargs)
+
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, wrapper, raising=False)
+            with leaving(pair, "patched", 2):
+                for grid in (GRID, lambda meta: GRID):
+                    pair.call(grid, x, parameter)
+                    assert halves_agree(seen)
+                    seen.clear()
+        pair.fast(GRID, x, parameter)
+    assert not seen

@@ -549,6 +549,16 @@ def test_failed_cluster_attribute():
         assert result.error == (RuntimeError, "Triton Error [CUDA]: invalid argument")
 
 
+def test_a_context_that_is_gone():
+    """Found by the generated calls: the driver's code for it is the one for having none, which Triton mends."""
+    pair, x = Pair(one), aligned()
+    pair.fast(GRID, x, 5)
+    for grid in (GRID, lambda meta: GRID):
+        result = pair.lockstep(lambda kernel: kernel[grid](x, 5), before=lambda: null.fail("cuLaunchKernelEx", 201))
+        assert result.error == (RuntimeError, "Triton Error [CUDA]: invalid device context")
+    pair.fast(GRID, x, 5)
+
+
 # ---- routes ---------------------------------------------------------------------------------------------------------
 
 

@@ -38,7 +38,7 @@ def test_many_generated_calls(request):
     wanted = request.config.getoption("--long")
     if not wanted:
         pytest.skip("asked for with --long CALLS")
-    Kernels.burst = 600
+    Kernels.burst = 6000
     Kernels.most = 16
     number = request.config.getoption("--seed")
     long = settings(max_examples=50, stateful_step_count=40, phases=PHASES, **common)

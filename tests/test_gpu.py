@@ -604,7 +604,7 @@ REFUSED = {
     "cpu": (lambda x: x.cpu(), "not on device", ValueError),
     "complex": (lambda x: x.to(torch.complex64), "first call", KeyError),
     "conjugate view": (lambda x: x.to(torch.complex64).conj(), "first call", KeyError),
-    "dtype unknown to Triton": (lambda x: x.view(torch.float8_e8m0fnu), "first call", KeyError),
+    "dtype unknown to Triton": (lambda x: x.view(torch.float8_e8m0fnu), "unreadable", KeyError),
     "sparse": (lambda x: x.to_sparse(), "unreadable", RuntimeError),
     "batched by vmap": (lambda x: torch._C._functorch._add_batch_dim(x.view(4, 64), 0, 1), "unreadable", RuntimeError),
     "uninitialised Parameter": (lambda x: torch.nn.UninitializedParameter(device="cuda"), "argument", ValueError),
@@ -953,7 +953,7 @@ def test_two_devices_graph():
     with torch.cuda.device(1):
         kernel[(1, )](counter)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=torch.cuda.Stream(1)):  # (torch's own for captures is of one device)
             kernel[(1, )](counter), kernel[(1, )](counter)
     graph.replay()
     torch.cuda.synchronize(1)
