@@ -45,7 +45,7 @@ cdef extern from "_python.h":
     int lowlat_watch_dict(lowlat_words*, object) except -1
     int lowlat_watch_type(lowlat_words*, PyTypeObject*) except -1
     int lowlat_watch_list(lowlat_words*, object) except -1
-    void lowlat_watch(const lowlat_words*, object)
+    int lowlat_watch(const lowlat_words*, object) except -1
     bint lowlat_stamp_current(const lowlat_stamp*, PyObject*)
     int lowlat_set_stamp(lowlat_stamp*, object, object) except -1
     uint64_t lowlat_dict_tag(object)

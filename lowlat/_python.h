@@ -201,14 +201,49 @@ static int lowlat_watch_list(lowlat_words *words, PyObject *list)
     return lowlat_add_word(words, (const uint64_t *)(const void *)&((PyVarObject *)list)->ob_size);
 }
 
-/* Puts the gathered words in force; `held` keeps what they are part of alive. */
-static void lowlat_watch(const lowlat_words *words, PyObject *held)
+#if PY_VERSION_HEX >= 0x030C0000
+
+static int lowlat_is_in(PyObject *sequence, PyObject *item)
+{
+    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(sequence); ++i)
+        if (PySequence_Fast_GET_ITEM(sequence, i) == item)
+            return 1;
+    return 0;
+}
+
+/* What is no longer part of the state may change, or be collected, unseen. */
+static int lowlat_unwatch(PyObject *old, PyObject *held)
+{
+    PyObject *dicts = PyTuple_GET_ITEM(old, 0), *types = PyTuple_GET_ITEM(old, 1);
+    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(dicts); ++i) {
+        PyObject *dict = PySequence_Fast_GET_ITEM(dicts, i);
+        if (!lowlat_is_in(PyTuple_GET_ITEM(held, 0), dict) && PyDict_Unwatch(lowlat_state_watcher, dict) < 0)
+            return -1;
+    }
+    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(types); ++i) {
+        PyObject *type = PySequence_Fast_GET_ITEM(types, i);
+        if (!lowlat_is_in(PyTuple_GET_ITEM(held, 1), type) && PyType_Unwatch(lowlat_type_watcher, type) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+#endif
+
+/* Puts the gathered words in force; `held`, the dicts, types and lists that they are part of, is kept alive. */
+static int lowlat_watch(const lowlat_words *words, PyObject *held)
 {
     PyObject *old = lowlat_watched.held;
+    int result = 0;
+#if PY_VERSION_HEX >= 0x030C0000
+    if (old != NULL && !words->always_changed)
+        result = lowlat_unwatch(old, held);
+#endif
     memcpy(lowlat_watched.words, words->words, sizeof words->words);
     lowlat_watched.count = words->always_changed ? 0 : words->count;
     lowlat_watched.held = Py_NewRef(held);
     Py_XDECREF(old);
+    return result;
 }
 
 /* Whether a kernel cache (`inner`, found in `outer`) has been written to since

@@ -1196,6 +1196,32 @@ def test_46_driver_swapped():
     pair.fast(GRID, x, 5)
 
 
+def test_46_a_driver_that_is_gone():
+    """What was watched once may be collected during a first launch: that is no change, and the launch is learnt."""
+    pair, x = Pair(one), aligned()
+    pair.fast(GRID, x, 5)
+    original = driver.active
+
+    def swap():
+        class Other(type(original)):
+            pass
+
+        driver.set_active(Other())
+        pair.lowlat[GRID](x, 5)
+        driver.set_active(original)
+        pair.lowlat[GRID](x, 5)
+
+    def collects(meta):
+        gc.collect()
+        return GRID
+
+    swap()
+    kernel = lowlat.jit(one)
+    for _ in range(3):
+        kernel[collects](x, 5)
+    assert kernel.exits == {"first call": 1}
+
+
 def pipelined(x, count, BLOCK: tl.constexpr):
     rows = tl.arange(0, BLOCK)
     at = x + rows[:, None] * BLOCK + rows[None, :]
