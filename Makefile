@@ -1,10 +1,11 @@
-# `make bench` measures, `make test` proves; each sets up .venv by itself on a fresh machine.
+# `make bench` measures, `make test` proves, `make mutants` proves that the tests can fail; each sets up .venv by itself
+# on a fresh machine.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 SOURCES := setup.py pyproject.toml $(wildcard lowlat/*.pyx lowlat/*.pxd lowlat/*.h lowlat/null/*.c)
 
-.PHONY: bench test lint build doctor annotate clean
+.PHONY: bench test mutants lint matrix build doctor annotate clean
 
 bench: build
 	$(RUN) -m lowlat bench --json bench.json --plot bench.png
@@ -12,10 +13,17 @@ bench: build
 test: build
 	$(RUN) -m pytest
 
+mutants: build
+	$(RUN) tests/mutants.py
+
 lint: build
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/cython-lint lowlat/_fast.pyx lowlat/_fast.pxd
+
+# The tests on every Triton and CPython there is (noxfile.py); half an hour and some 30 GB the first time.
+matrix: $(VENV)/installed
+	$(VENV)/bin/nox
 
 doctor: build
 	$(RUN) -m lowlat doctor
@@ -38,4 +46,4 @@ $(VENV)/built: $(VENV)/installed $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info lowlat/_fast.c lowlat/_fast.html lowlat/*.so lowlat/null/libcuda.so.1 bench.json bench.png
+	rm -rf $(VENV) .nox matrix build *.egg-info lowlat/_fast.c lowlat/_fast.html lowlat/*.so lowlat/null/libcuda.so.1 bench.json bench.png

@@ -20,6 +20,7 @@ typedef struct CUstream_st *CUstream;
 enum {
     CUDA_SUCCESS = 0,
     CUDA_ERROR_INVALID_VALUE = 1,
+    CUDA_ERROR_OUT_OF_MEMORY = 2,
     CUDA_ERROR_NOT_INITIALIZED = 3,
     CUDA_ERROR_INVALID_CONTEXT = 201,
     CUDA_ERROR_INVALID_HANDLE = 400,
@@ -69,6 +70,7 @@ typedef struct {
     CUresult (*launch)(const CUlaunchConfig *, CUfunction, void **, void **);
     CUresult (*error_string)(CUresult, const char **);
     CUresult (*set_function_attribute)(CUfunction, int, int);
+    CUresult (*current_context)(void **);
 } lowlat_driver_api;
 
 /* Fills `api` from the process's libcuda.so.1.  Returns NULL, or what is
@@ -87,6 +89,9 @@ static inline const char *lowlat_driver_find(lowlat_driver_api *api)
     *(void **)&api->set_function_attribute = dlsym(library, "cuFuncSetAttribute");
     if (api->set_function_attribute == NULL)
         return "cuFuncSetAttribute in libcuda.so.1";
+    *(void **)&api->current_context = dlsym(library, "cuCtxGetCurrent");
+    if (api->current_context == NULL)
+        return "cuCtxGetCurrent in libcuda.so.1";
     return NULL;
 }
 

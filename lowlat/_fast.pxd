@@ -30,6 +30,7 @@ cdef extern from "_driver.h":
         CUresult (*launch)(const CUlaunchConfig*, CUfunction, void**, void**) nogil
         CUresult (*error_string)(CUresult, const char**)
         CUresult (*set_function_attribute)(CUfunction, int, int) nogil
+        CUresult (*current_context)(void **) nogil
 
 
 cdef extern from "_python.h":
@@ -321,4 +322,5 @@ cdef class State:
     cdef PyTypeObject* heuristics_type
     cdef PyTypeObject* config_type
     cdef unsigned int tuner_type_version, heuristics_type_version, config_type_version, tensor_type_version
+    cdef unsigned int parameter_type_version
     cdef object read_outer, outer_with_triton, outer_getitem

@@ -54,7 +54,7 @@ cdef extern from "_python.h":
     void lowlat_put(object, int32_t, PyObject*)
     void lowlat_track(object)
     PyObject* lowlat_new(PyTypeObject*, PyObject*) except NULL
-    void lowlat_give_vectorcall(PyTypeObject*, Py_ssize_t, void*)
+    void lowlat_give_vectorcall(PyTypeObject*, Py_ssize_t)
     void lowlat_give_subscript(PyTypeObject*, void*)
     ctypedef struct PyMethodDef:
         const char* ml_doc
@@ -71,6 +71,8 @@ cdef extern from "_torch.h":
         uint64_t pointer
         int32_t dtype
         int32_t device
+        int32_t index
+        int32_t small
 
     ctypedef struct lowlat_dlpack_header:
         uint32_t major
@@ -86,9 +88,12 @@ cdef extern from "_torch.h":
         void* data_ptr
         void* dtype
         void* device_type
+        void* device_index
+        void* storage_size
         const lowlat_dlpack_api* dlpack
         void* function_mode_enabled
         uint32_t devices
+        int ranged
 
     struct lowlat_current_state "":
         void* torch_device
@@ -100,6 +105,7 @@ cdef extern from "_torch.h":
     lowlat_torch_state lowlat_torch
     lowlat_current_state lowlat_current
     bint lowlat_on_device(int32_t)
+    bint lowlat_elsewhere(const lowlat_tensor*, int)
     bint lowlat_function_mode_enabled()
     bint lowlat_shim_read(PyObject*, lowlat_tensor*)
     bint lowlat_shim_dtype(PyObject*, int32_t*)
@@ -172,6 +178,7 @@ cdef enum:
     CONSTEXPR
     ANNOTATION
     NOT_ON_DEVICE
+    OTHER_DEVICE
     UNREADABLE
     TORCH_FUNCTION_MODE
     GRID
@@ -208,6 +215,7 @@ REASONS_TEXT = {
     "constexpr": "a constexpr is neither int (64 bits), float, bool, str, None nor a dtype",
     "annotation": "an annotated parameter got a value that only Triton converts or refuses",
     "not on device": "a tensor is not on a CUDA device",
+    "other device": "a tensor is on another CUDA device than the current one: the driver is asked if it can be reached",
     "unreadable": "a tensor's address can only be had, or refused, by torch's own data_ptr()",
     "torch function mode": "a TorchFunctionMode is active, which data_ptr() must go through",
     "grid": "the grid is not a tuple or list of one to three ints, or a callable",
@@ -251,7 +259,7 @@ cdef enum:
     KIND_POINTER = 4
     KIND_OTHER = 5
 
-# What one byte of a fingerprint says about an argument.  Tensors are 0x80 | dtype << 1 | aligned.
+# What one byte of a fingerprint says about an argument.  Tensors are 0x80 | small storage << 6 | dtype << 1 | aligned.
 cdef enum:
     TAG_NONE = 1
     TAG_BOOL = 2
@@ -268,6 +276,7 @@ cdef enum:
     TAG_VALUE_NONE = 37
     TAG_VALUE_STRING = 38
     TAG_VALUE_OBJECT = 39
+    TAG_SMALL = 0x40     # with TAG_TENSOR, on backends that ask
     TAG_TENSOR = 0x80
 
 
@@ -312,34 +321,6 @@ cdef PyObject* launcher_vectorcall(PyObject* self, PyObject* const* args, size_t
                   PyVectorcall_NARGS(nargs), name_items, keywords, THROUGH_GETITEM)
 
 
-cdef PyObject* launcher_call(PyObject* self, PyObject* positional, PyObject* keywords) except NULL:
-    """The same for f(*args, **kwargs): the dict is laid out on the C stack instead of a new array and names tuple."""
-    cdef Py_ssize_t count = tuple_size(positional)
-    cdef Py_ssize_t named = 0 if keywords == NULL else dict_size(keywords)
-    cdef PyObject** args
-    cdef PyObject** names
-    cdef Py_ssize_t position = 0, i = 0
-    if named == 0:
-        return launch(<Kernel><PyObject*>(<Launcher>self).kernel, <PyObject*>(<Launcher>self).grid,
-                      tuple_items(positional), count, NULL, 0, THROUGH_GETITEM)
-    args = <PyObject**>alloca((count + 2 * named) * sizeof(PyObject*))
-    names = args + count + named
-    memcpy(args, tuple_items(positional), count * sizeof(PyObject*))
-    while i < named and PyDict_Next(<object>keywords, &position, &names[i], &args[count + i]):
-        i += 1
-    # The dict may be somebody else's (a C caller's), and change while a grid callable or another thread runs.
-    for i in range(named):
-        lowlat_hold(names[i])
-        lowlat_hold(args[count + i])
-    try:
-        return launch(<Kernel><PyObject*>(<Launcher>self).kernel, <PyObject*>(<Launcher>self).grid, args, count, names,
-                      named, THROUGH_GETITEM)
-    finally:
-        for i in range(named):
-            lowlat_release(names[i])
-            lowlat_release(args[count + i])
-
-
 cdef PyObject* kernel_run(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* names) except NULL:
     """`kernel.run(*args, grid=..., warmup=..., **kwargs)`, the door of autotuners, heuristics and libraries."""
     cdef PyObject* const* name_items = NULL
@@ -360,6 +341,8 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
     Device and stream are read first and the grid last, as Triton does.
     """
     cdef int reason = live_reason(kernel)
+    if reason == OK and kernel.run_replaced and through == THROUGH_GETITEM:
+        reason = RUN_REPLACED  # kernel[grid](...) is a call of kernel.run; the caller of kernel.run has looked it up
     if reason != OK:
         return leave(kernel, reason, grid, args, positional, names, keywords, through)
 
@@ -455,7 +438,7 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
         return leave(kernel, GRID, grid, args, positional, names, keywords, through)
     if result != 0:
         lowlat_release(compiled)
-        if result == CUDA_ERROR_INVALID_CONTEXT:
+        if result == CUDA_ERROR_INVALID_CONTEXT and no_context():
             # Nothing was launched.  Triton makes a context current in such a thread and then launches or raises.
             return leave(kernel, NO_CONTEXT, grid, args, positional, names, keywords, through)
         raise_driver_error(result)
@@ -470,8 +453,6 @@ cdef inline int live_reason(Kernel kernel) except -1:
         return state.reason
     if kernel.refusal != OK:
         return kernel.refusal
-    if kernel.run_replaced:
-        return RUN_REPLACED
     if type_of(<PyObject*>kernel) != state.kernel_type:
         return SUBCLASS
     if not is_list(<PyObject*>kernel.pre_run_hooks) or list_size(<PyObject*>kernel.pre_run_hooks) != 0:
@@ -513,9 +494,12 @@ cdef int launch_over_callable(Kernel kernel, Plan borrowed, PyObject* compiled, 
             state.finish_with_triton(kernel, <object>compiled, evaluated, <uint64_t>stream, bound)
         elif plan.route_ != ROUTE_DRIVER:
             call_wrapper(plan, blocks, stream, arguments, kernel.parameter_count)
+        elif not read_addresses(kernel, plan.device, arguments, payload):
+            kernel.exits_[UNREADABLE] += 1
+            state.finish_with_triton(kernel, <object>compiled, evaluated, <uint64_t>stream, bound)
         else:
             result = launch_with_driver(plan, blocks, stream, payload)
-            if result == CUDA_ERROR_INVALID_CONTEXT:
+            if result == CUDA_ERROR_INVALID_CONTEXT and no_context():
                 kernel.exits_[NO_CONTEXT] += 1
                 state.finish_with_triton(kernel, <object>compiled, evaluated, <uint64_t>stream, bound)
             elif result != 0:
@@ -524,6 +508,25 @@ cdef int launch_over_callable(Kernel kernel, Plan borrowed, PyObject* compiled, 
         lowlat_release(compiled)
         raise
     return 0
+
+
+cdef bint read_addresses(Kernel kernel, int device, PyObject* const* arguments, uint64_t* payload) except -1:
+    """Into the payload, where the tensors are now: a grid callable may move one (resize_, set_), and Triton asks for
+    the addresses after it.  False where that takes Triton's launcher."""
+    cdef Py_ssize_t i
+    cdef PyTypeObject* kind
+    cdef uint8_t tag
+    cdef bint modes_checked = False
+    for i in range(kernel.parameter_count):
+        kind = type_of(arguments[i])
+        if kind == state.tensor_type or kind == state.parameter_type:
+            if not modes_checked:
+                if function_mode_enabled():
+                    return False
+                modes_checked = True
+            if specialize_tensor(&kernel.parameters[i], arguments[i], device, &tag, &payload[i]) != OK:
+                return False
+    return True
 
 
 cdef inline PyObject* const* tuple_items(PyObject* items):
@@ -546,6 +549,7 @@ cdef int specialize(Kernel kernel, Binding binding, PyObject* const* args, PyObj
     cdef PyTypeObject* tensor_type = state.tensor_type
     cdef int64_t number
     cdef int reason
+    cdef int device = <int>fingerprint[0]
     cdef bint modes_checked = False
     (words - 1)[0] = 0  # the padding behind the tags
     for i in range(count):
@@ -566,13 +570,13 @@ cdef int specialize(Kernel kernel, Binding binding, PyObject* const* args, PyObj
                     return TORCH_FUNCTION_MODE
                 modes_checked = True
             if parameter.kind == KIND_PLAIN:
-                reason = specialize_tensor(parameter, argument, &tags[i], &payload[i])
+                reason = specialize_tensor(parameter, argument, device, &tags[i], &payload[i])
             else:
-                reason = specialize_annotated(parameter, argument, kind, &tags[i], &payload[i])
+                reason = specialize_annotated(parameter, argument, kind, device, &tags[i], &payload[i])
             if reason != OK:
                 return reason
         elif parameter.kind != KIND_PLAIN:
-            reason = specialize_annotated(parameter, argument, kind, &tags[i], &payload[i])
+            reason = specialize_annotated(parameter, argument, kind, device, &tags[i], &payload[i])
             if reason != OK:
                 return reason
         elif kind == &PyLong_Type:
@@ -613,7 +617,7 @@ cdef inline uint8_t divisible(const Parameter* parameter, uint64_t word):
     return <uint8_t>((word & 15) == 0) & parameter.align
 
 
-cdef inline int specialize_tensor(const Parameter* parameter, PyObject* argument, uint8_t* tag,
+cdef inline int specialize_tensor(const Parameter* parameter, PyObject* argument, int device, uint8_t* tag,
                                   uint64_t* payload) except -1:
     cdef lowlat_tensor tensor
     if lowlat_torch.rung == LOWLAT_RUNG_SHIM:
@@ -623,10 +627,14 @@ cdef inline int specialize_tensor(const Parameter* parameter, PyObject* argument
         return UNREADABLE
     if not lowlat_on_device(tensor.device):
         return NOT_ON_DEVICE
-    if <uint32_t>tensor.dtype >= 64:
-        return UNREADABLE
+    if lowlat_elsewhere(&tensor, device):
+        return OTHER_DEVICE
+    if <uint32_t>tensor.dtype >= 32:
+        return UNREADABLE  # Triton has no type for the dtypes from there on, but for an odd one
     payload[0] = tensor.pointer
     tag[0] = <uint8_t>(TAG_TENSOR + (tensor.dtype << 1)) + divisible(parameter, tensor.pointer)
+    if lowlat_torch.ranged and tensor.small:
+        tag[0] |= TAG_SMALL
     return OK
 
 
@@ -646,8 +654,8 @@ cdef int specialize_int(const Parameter* parameter, PyObject* argument, uint8_t*
     return OK
 
 
-cdef int specialize_annotated(const Parameter* parameter, PyObject* argument, PyTypeObject* kind, uint8_t* tag,
-                              uint64_t* payload) except -1:
+cdef int specialize_annotated(const Parameter* parameter, PyObject* argument, PyTypeObject* kind, int device,
+                              uint8_t* tag, uint64_t* payload) except -1:
     """A parameter whose annotation forces its type: the argument's own type is not in Triton's key, but what the
     compiled launcher accepts and how it converts is Triton's business, so only plain cases are taken here."""
     cdef int64_t number
@@ -663,8 +671,8 @@ cdef int specialize_annotated(const Parameter* parameter, PyObject* argument, Py
         return ANNOTATION
     if parameter.kind == KIND_POINTER:
         if kind == state.tensor_type or kind == state.parameter_type:
-            reason = specialize_tensor(parameter, argument, tag, payload)
-            tag[0] = TAG_TENSOR | (tag[0] & 1)  # the dtype is the annotation's
+            reason = specialize_tensor(parameter, argument, device, tag, payload)
+            tag[0] = TAG_TENSOR | (tag[0] & (TAG_SMALL | 1))  # the dtype is the annotation's
             return reason
         if argument == Py_None:
             tag[0] = TAG_NONE
@@ -768,6 +776,9 @@ cdef inline uint64_t float_bits(double number, int bits):
     return half >> 16 if bits == 16 else half
 
 
+cdef enum:
+    CUDA_DEVICE = 1  # c10::DeviceType
+
 cdef object TWO_TO_64 = 1 << 64
 cdef tuple EMPTY = ()
 
@@ -782,6 +793,8 @@ cdef inline bint function_mode_enabled() except -1:
 
 cdef bint read_tensor(PyObject* argument, lowlat_tensor* tensor) except -1:
     """By DLPack or by Python.  False: torch refuses, and Triton must say so in its own words."""
+    if lowlat_torch.ranged:
+        tensor.small = (<object>argument).untyped_storage().size() <= INT32_MAX
     if lowlat_torch.rung == LOWLAT_RUNG_DLPACK:
         try:
             lowlat_dlpack_read(argument, tensor)
@@ -799,6 +812,7 @@ cdef bint read_tensor_with_python(object argument, lowlat_tensor* tensor) except
         return False
     tensor.dtype = code
     tensor.device = state.torch_devices.get(argument.device.type, -1)
+    tensor.index = -1 if argument.device.index is None else argument.device.index
     if not lowlat_on_device(tensor.device):
         return True
     try:
@@ -1042,8 +1056,11 @@ cdef bint compare_global(Global item, PyObject* current) except -1:
     if current == NULL:
         return False
     value = <object>current
-    if value != item.recorded:  # Triton's own comparison, without the identity short cut: a NaN differs
-        return False
+    try:
+        if value != item.recorded:  # Triton's own comparison, without the identity short cut: a NaN differs
+            return False
+    except Exception:
+        return False  # Triton raises it, unless it finds something else wrong before it compares
     item.attributes = None
     item.immutable = type(value) in state.immutable_types
     if type(value) is state.constexpr_type:
@@ -1166,6 +1183,12 @@ cdef int call_wrapper(Plan plan, const int32_t* blocks, void* stream, PyObject* 
     return 0
 
 
+cdef bint no_context() except -1:
+    """Whether this thread has no current context (a launch of a context that is gone fails with the same code)."""
+    cdef void* context = NULL
+    return driver.current_context(&context) == 0 and context == NULL
+
+
 cdef int raise_driver_error(CUresult result) except -1:
     """Triton's error, word for word (gpuAssert in its driver.c, 3.6 to 3.9)."""
     cdef const char* text = NULL
@@ -1240,28 +1263,6 @@ cdef PyObject* outer_launcher_vectorcall(PyObject* self, PyObject* const* args, 
                                             name_items, keywords, THROUGH_GETITEM)
 
 
-cdef PyObject* outer_launcher_call(PyObject* self, PyObject* positional, PyObject* keywords) except NULL:
-    """For f(*args, **kwargs); see launcher_call."""
-    cdef Py_ssize_t count = tuple_size(positional)
-    cdef Py_ssize_t named = 0 if keywords == NULL else dict_size(keywords)
-    cdef PyObject** args = <PyObject**>alloca((count + 2 * named + 1) * sizeof(PyObject*))
-    cdef PyObject** names = args + count + named
-    cdef Py_ssize_t position = 0, i = 0
-    memcpy(args, tuple_items(positional), count * sizeof(PyObject*))
-    while i < named and PyDict_Next(<object>keywords, &position, &names[i], &args[count + i]):
-        i += 1
-    for i in range(named):
-        lowlat_hold(names[i])
-        lowlat_hold(args[count + i])
-    try:
-        return (<OuterLauncher>self).outer.call(<PyObject*>(<OuterLauncher>self).grid, args, count, names, named,
-                                                THROUGH_GETITEM)
-    finally:
-        for i in range(named):
-            lowlat_release(names[i])
-            lowlat_release(args[count + i])
-
-
 cdef PyObject* outer_run(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* names) except NULL:
     """`tuner.run(*args, grid=..., warmup=..., **kwargs)`."""
     cdef PyObject* const* name_items = NULL
@@ -1278,12 +1279,12 @@ cdef PyObject* hand_on(PyObject* fn, PyObject* grid, PyObject* const* args, Py_s
     caller."""
     cdef PyTypeObject* kind = type_of(fn)
     if kind == state.kernel_type:
-        if kernel_type_current():
+        if kernel_type_current() and not (<Kernel>fn).run_replaced:
             return launch(<Kernel>fn, grid, args, positional, names, keywords, through)
     elif kind == state.tuner_type or kind == state.heuristics_type:
         if not outer_types_current():
             refresh_outer()
-        if state.outer_reason == OK:
+        if state.outer_reason == OK and not (<Outer>fn).run_replaced:
             return (<Outer>fn).call(grid, args, positional, names, keywords, through)
     cdef tuple values = values_of(args, positional)
     cdef dict named = {}
@@ -1306,22 +1307,25 @@ cdef inline bint outer_types_current():
             and (<PyTypeObjectFields*>state.heuristics_type).tp_version_tag == state.heuristics_type_version
             and (<PyTypeObjectFields*>state.config_type).tp_version_tag == state.config_type_version
             and (state.tensor_type == NULL
-                 or (<PyTypeObjectFields*>state.tensor_type).tp_version_tag == state.tensor_type_version))
+                 or (<PyTypeObjectFields*>state.tensor_type).tp_version_tag == state.tensor_type_version
+                 and (<PyTypeObjectFields*>state.parameter_type).tp_version_tag == state.parameter_type_version))
 
 
 cdef int refresh_outer() except -1:
-    cdef unsigned int versions[4]
+    cdef unsigned int versions[5]
     state.tuner_type_version = NO_VERSION
     versions[0] = version_of(state.tuner_type)
     versions[1] = version_of(state.heuristics_type)
     versions[2] = version_of(state.config_type)
     versions[3] = version_of(state.tensor_type) if state.tensor_type != NULL else NO_VERSION
+    versions[4] = version_of(state.parameter_type) if state.parameter_type != NULL else NO_VERSION
     state.outer_reason = REASON_NAMES.index(state.read_outer())
     # Taken before reading: a change meanwhile is seen by the next call.
     state.tuner_type_version = versions[0]
     state.heuristics_type_version = versions[1]
     state.config_type_version = versions[2]
     state.tensor_type_version = versions[3]
+    state.parameter_type_version = versions[4]
     return 0
 
 
@@ -1334,15 +1338,15 @@ cdef unsigned int version_of(PyTypeObject* kind) except? 0:
     return (<PyTypeObjectFields*>kind).tp_version_tag or NO_VERSION
 
 
-cdef inline int outer_reason(Outer outer, PyTypeObject* kind) except -1:
+cdef inline int outer_reason(Outer outer, PyTypeObject* kind, int through) except -1:
     """Why this tuner or these heuristics may not be followed natively right now, or OK.  What keeps a kernel from a
     native launch is the kernel's to see."""
     if not outer_types_current():
         refresh_outer()
     if state.outer_reason != OK:
         return state.outer_reason
-    if outer.run_replaced:
-        return RUN_REPLACED
+    if outer.run_replaced and through == THROUGH_GETITEM:
+        return RUN_REPLACED  # as in `launch`
     if type_of(<PyObject*>outer) != kind:
         return SUBCLASS
     return OK
@@ -1548,7 +1552,7 @@ cdef PyObject* known_additions(Tuner tuner, PyObject* const* args, Py_ssize_t po
     cdef PyObject* additions
     cdef uint64_t* fingerprint
     cdef Py_ssize_t size
-    if (outer_reason(tuner, state.tuner_type) != OK
+    if (outer_reason(tuner, state.tuner_type, through) != OK
             or not same_items(<PyObject*>tuner.arg_names, <PyObject*>tuner.arg_names_seen)
             or not same_items(<PyObject*>tuner.keys, <PyObject*>tuner.keys_seen)
             or not fits_shape(<Shape>shape, positional, names, keywords, through) or (<Shape>shape).refusal != OK
@@ -1581,7 +1585,7 @@ cdef Additions find_additions(Tuner tuner, PyObject* const* args, Py_ssize_t pos
     cdef Choice choice
     cdef Additions additions
     cdef object config
-    reason[0] = outer_reason(tuner, state.tuner_type)
+    reason[0] = outer_reason(tuner, state.tuner_type, through)
     if reason[0] == OK and not (same_items(<PyObject*>tuner.arg_names, <PyObject*>tuner.arg_names_seen)
                                 and same_items(<PyObject*>tuner.keys, <PyObject*>tuner.keys_seen)):
         reason[0] = read_tuner(tuner)
@@ -1866,7 +1870,7 @@ cdef bint same_flat_items(dict items, tuple seen):
 cdef PyObject* launch_with_heuristics(Heuristic outer, PyObject* grid, PyObject* const* args, Py_ssize_t positional,
                                       PyObject* const* names, Py_ssize_t keywords, int through) except NULL:
     """Each heuristic gets a dict of all arguments, the values of those before it included, and gives one more."""
-    cdef int reason = outer_reason(outer, state.heuristics_type)
+    cdef int reason = outer_reason(outer, state.heuristics_type, through)
     cdef HeuristicShape shape = None
     if reason == OK and not same_items(<PyObject*>outer.arg_names, <PyObject*>outer.arg_names_seen):
         drop_shapes(outer)
@@ -2230,7 +2234,9 @@ cdef class Kernel:
         if (<PyTypeObjectFields*>state.kernel_type).tp_version_tag != state.kernel_type_version:
             refresh_state()
         if state.reason == PATCHED:
-            return state.patched_getitem(self, grid)
+            patched = state.patched_getitem(self, grid)
+            if patched is not None:
+                return patched
         launcher = Launcher.__new__(Launcher)
         launcher.vectorcall = <vectorcallfunc>launcher_vectorcall
         launcher.kernel = self
@@ -2582,7 +2588,8 @@ def configure_torch(*, tensor_type, parameter_type, dtype_type, function_mode_de
 
 
 def set_rung(str name, *, Py_ssize_t offset=0, bint maybe_borrowed=False, uint64_t data_ptr=0, uint64_t dtype=0,
-             uint64_t device_type=0, object dlpack=None):
+             uint64_t device_type=0, uint64_t device_index=0, uint64_t storage_size=0,
+             object dlpack=None):
     """How tensors are read: "shim", "dlpack", "python" or "none"."""
     if name == "shim":
         lowlat_torch.offset = offset
@@ -2590,6 +2597,8 @@ def set_rung(str name, *, Py_ssize_t offset=0, bint maybe_borrowed=False, uint64
         lowlat_torch.data_ptr = <void*>data_ptr
         lowlat_torch.dtype = <void*>dtype
         lowlat_torch.device_type = <void*>device_type
+        lowlat_torch.device_index = <void*>device_index
+        lowlat_torch.storage_size = <void*>storage_size
         lowlat_torch.rung = LOWLAT_RUNG_SHIM
     elif name == "dlpack":
         lowlat_torch.dlpack = <const lowlat_dlpack_api*>PyCapsule_GetPointer(dlpack, "dlpack_exchange_api")
@@ -2612,37 +2621,59 @@ def get_devices():
     return lowlat_torch.devices
 
 
+def set_ranged(bint ranged):
+    """Whether fingerprints say if a tensor's storage is within reach of 32-bit offsets, which AMD's backend asks."""
+    lowlat_torch.ranged = ranged
+
+
 def word_at(object holder, Py_ssize_t offset):
     """The pointer-sized word at `offset` in an object, for the self-check of the shim."""
     return (<uint64_t*>(<char*><PyObject*>holder + offset))[0]
 
 
 def read(tensor):
-    """(pointer, dtype code, device type) of a tensor by the rung in use, or None where it cannot be read."""
+    """(pointer, dtype code, device type, device index where there are several) of a tensor by the rung in use, or
+    None where it cannot be read."""
     cdef lowlat_tensor result
     result.pointer = 0
+    result.index = 0
     if lowlat_torch.rung == LOWLAT_RUNG_SHIM:
         if lowlat_shim_read(<PyObject*>tensor, &result):
             return None
     elif not read_tensor(<PyObject*>tensor, &result):
         return None
-    return result.pointer, result.dtype, result.device
+    return result.pointer, result.dtype, result.device, result.index if result.device == CUDA_DEVICE else 0
 
 
-def tag_of(argument, bint specialize_it, bint align):
-    """The fingerprint's byte for an unannotated argument, for tests of the key; KeyError where it is Triton's."""
-    cdef Kernel kernel = Kernel()
+def fingerprint_of(Kernel kernel, tuple args, dict kwargs):
+    """What the hot path makes of a call `kernel[grid](*args, **kwargs)`, as bytes; for tests of the key.
+
+    Raises KeyError with the reason where the call is Triton's.
+    """
+    cdef tuple names = tuple(kwargs)
+    cdef list values = [*args, *kwargs.values()]
+    cdef Py_ssize_t i, positional = len(args), count = kernel.parameter_count
     cdef Binding binding
-    cdef PyObject* arguments[1]
-    cdef uint64_t fingerprint[8]
-    cdef uint64_t payload[2]
-    kernel._describe_parameters([("argument", "plain", specialize_it, align, 0, False, False, None)], "ok")
-    binding = resolve_binding(kernel, 1, (), THROUGH_GETITEM)
-    arguments[0] = <PyObject*>argument
-    cdef int reason = specialize(kernel, binding, arguments, arguments, fingerprint, payload)
+    cdef int reason
+    cdef PyObject* found = find_binding(kernel, positional, tuple_items(<PyObject*>names), len(names),
+                                        THROUGH_GETITEM)
+    if found == NULL:
+        raise KeyError(REASON_NAMES[BINDING])
+    binding = <Binding>found
+    cdef PyObject** given = <PyObject**>alloca((len(values) + 1) * sizeof(PyObject*))
+    cdef PyObject** arguments = <PyObject**>alloca((count + 1) * sizeof(PyObject*))
+    cdef uint64_t* fingerprint = <uint64_t*>alloca(binding.words * sizeof(uint64_t))
+    cdef uint64_t* payload = <uint64_t*>alloca((1 + count) * sizeof(uint64_t))
+    for i in range(len(values)):
+        given[i] = <PyObject*>values[i]
+    for i in range(count):
+        arguments[i] = kernel.parameters[i].default if binding.sources[i] < 0 else given[binding.sources[i]]
+    fingerprint[0] = lowlat_current_device() if state.c_getters else 0
+    fingerprint[1] = binding.option_names
+    reason = specialize(kernel, binding, given, arguments, fingerprint, payload)
     if reason != OK:
         raise KeyError(REASON_NAMES[reason])
-    return (<uint8_t*>(fingerprint + 2))[0]
+    return PyBytes_FromStringAndSize(<const char*>fingerprint, binding.words * sizeof(uint64_t))
 
 
 def function_mode_active():
@@ -2704,7 +2735,7 @@ run_method.ml_doc = (b"run(*args, grid, warmup, **kwargs)\n--\n\n"
 outer_run_method.ml_doc = (b"run(*args, **kwargs)\n--\n\n"
                            b"Launch, as outer[grid](*args, **kwargs) does; wants grid= and warmup=.")
 
-lowlat_give_vectorcall(<PyTypeObject*>Launcher, LOWLAT_VECTORCALL_OFFSET, <void*>launcher_call)
-lowlat_give_vectorcall(<PyTypeObject*>OuterLauncher, LOWLAT_OUTER_VECTORCALL_OFFSET, <void*>outer_launcher_call)
+lowlat_give_vectorcall(<PyTypeObject*>Launcher, LOWLAT_VECTORCALL_OFFSET)
+lowlat_give_vectorcall(<PyTypeObject*>OuterLauncher, LOWLAT_OUTER_VECTORCALL_OFFSET)
 lowlat_add_method(<PyTypeObject*>Kernel, &run_method, "run", PyCapsule_New(<void*>kernel_run, NULL, NULL))
 lowlat_add_method(<PyTypeObject*>Outer, &outer_run_method, "run", PyCapsule_New(<void*>outer_run, NULL, NULL))

@@ -336,11 +336,11 @@ static inline void lowlat_track(PyObject *copy)
 
 /* Cython gives an extension type no vectorcall slot: its __call__ builds a
  * tuple and a dict.  The type is still private when this runs, at import. */
-static inline void lowlat_give_vectorcall(PyTypeObject *type, Py_ssize_t offset, ternaryfunc call)
+static inline void lowlat_give_vectorcall(PyTypeObject *type, Py_ssize_t offset)
 {
     type->tp_vectorcall_offset = offset;
     type->tp_flags |= Py_TPFLAGS_HAVE_VECTORCALL;
-    type->tp_call = call;
+    type->tp_call = PyVectorcall_Call; /* for f(*args, **kwargs): holds what the dict holds */
     PyType_Modified(type);
 }
 

@@ -1,7 +1,7 @@
 /* Reading a torch.Tensor from C without building against torch.
  *
  * Three rungs, best first; which one is used is decided by a self-check in
- * lowlat/_tensors.py, against data_ptr() and dtype on probe tensors:
+ * lowlat/_torch.py, against data_ptr() and dtype on probe tensors:
  *
  *   shim    libtorch's C ABI (aoti_torch_*), on the at::Tensor inside the
  *           Python object.  Only the place of that at::Tensor is not public;
@@ -28,6 +28,8 @@ typedef struct {
     uint64_t pointer;
     int32_t dtype;  /* c10::ScalarType */
     int32_t device; /* c10::DeviceType */
+    int32_t index;  /* of the device; read where there is more than one */
+    int32_t small;  /* 1 where 32-bit offsets reach all of its storage; read where the backend asks for that */
 } lowlat_tensor;
 
 typedef struct {
@@ -63,12 +65,27 @@ static struct {
     int32_t (*data_ptr)(void *, void **);
     int32_t (*dtype)(void *, int32_t *);
     int32_t (*device_type)(void *, int32_t *);
+    int32_t (*device_index)(void *, int32_t *);
+    int32_t (*storage_size)(void *, int64_t *);
     const lowlat_dlpack_api *dlpack;
     _Bool (*function_mode_enabled)(void);
     /* Which device types count as "on the GPU": CUDA, and with the null driver
      * the CPU, whose tensors then stand in. */
     uint32_t devices;
+    /* Whether the backend specialises on the size of a tensor's storage (AMD). */
+    int ranged;
 } lowlat_torch = {.devices = 1u << LOWLAT_DEVICE_CUDA};
+
+/* ---- the current device and stream ---------------------------------------- */
+
+/* From torch's CUDA libraries, or from the null driver. */
+static struct {
+    signed char (*torch_device)(void);               /* c10::cuda::current_device() */
+    int32_t (*torch_stream)(int32_t, void **);       /* aoti_torch_get_current_cuda_stream */
+    int (*null_device)(void);
+    void *(*null_stream)(int);
+    int only_device;                                 /* one device is visible: it is number 0 */
+} lowlat_current;
 
 static inline int lowlat_on_device(int32_t device)
 {
@@ -76,6 +93,21 @@ static inline int lowlat_on_device(int32_t device)
 }
 
 static inline int lowlat_function_mode_enabled(void) { return lowlat_torch.function_mode_enabled(); }
+
+/* Whether a tensor lives on a GPU that is not `current`. */
+static inline int lowlat_elsewhere(const lowlat_tensor *tensor, int current)
+{
+    return !lowlat_current.only_device && tensor->device == LOWLAT_DEVICE_CUDA && tensor->index != current;
+}
+
+static inline int lowlat_shim_read_range(void *place, lowlat_tensor *tensor)
+{
+    int64_t size;
+    if (lowlat_torch.storage_size(place, &size) != 0)
+        return 1;
+    tensor->small = size <= INT32_MAX;
+    return 0;
+}
 
 /* 0, or 1 when this tensor cannot be read by the shim. */
 static inline int lowlat_shim_read(PyObject *object, lowlat_tensor *tensor)
@@ -85,6 +117,9 @@ static inline int lowlat_shim_read(PyObject *object, lowlat_tensor *tensor)
         return 1;
     return lowlat_torch.device_type(place, &tensor->device) != 0 ||
            lowlat_torch.dtype(place, &tensor->dtype) != 0 ||
+           (tensor->device == LOWLAT_DEVICE_CUDA && !lowlat_current.only_device &&
+            lowlat_torch.device_index(place, &tensor->index) != 0) ||
+           (lowlat_torch.ranged && lowlat_shim_read_range(place, tensor) != 0) ||
            /* Last, and only on a device tensor: it may materialise. */
            (lowlat_on_device(tensor->device) && lowlat_torch.data_ptr(place, (void **)&tensor->pointer) != 0);
 }
@@ -132,19 +167,9 @@ static inline int lowlat_dlpack_read(PyObject *object, lowlat_tensor *tensor)
     tensor->pointer = (uint64_t)(uintptr_t)view.data + view.byte_offset;
     tensor->dtype = view.dtype_lanes == 1 ? lowlat_dlpack_dtype(view.dtype_code, view.dtype_bits) : -1;
     tensor->device = view.device_type == 1 ? LOWLAT_DEVICE_CPU : view.device_type == 2 ? LOWLAT_DEVICE_CUDA : -1;
+    tensor->index = view.device_id;
     return 0;
 }
-
-/* ---- the current device and stream ---------------------------------------- */
-
-/* From torch's CUDA libraries, or from the null driver. */
-static struct {
-    signed char (*torch_device)(void);               /* c10::cuda::current_device() */
-    int32_t (*torch_stream)(int32_t, void **);       /* aoti_torch_get_current_cuda_stream */
-    int (*null_device)(void);
-    void *(*null_stream)(int);
-    int only_device;                                 /* one device is visible: it is number 0 */
-} lowlat_current;
 
 static inline int lowlat_current_device(void)
 {

@@ -26,6 +26,7 @@ refused: dict[str, str] = {}
 readers = "none"
 """Who gives the current device and stream: "torch", "null" or "python"."""
 
+_only_device = False  # one GPU is visible, so that no tensor need be asked which it is on
 _null_getters: tuple[Any, Any] | None = None
 _torch_readers: tuple[int, int] | None = None
 
@@ -90,7 +91,7 @@ def choose(wanted: str | None = None) -> str:
 
 def readers_of(get_device: Any, get_stream: Any) -> bool:
     """Whether C functions can stand for these two getters of the active driver; sets them up."""
-    global readers, _torch_readers
+    global readers, _torch_readers, _only_device
     if _null_getters is not None and (get_device, get_stream) == _null_getters:
         readers = "null"
         return True
@@ -108,7 +109,7 @@ def readers_of(get_device: Any, get_stream: Any) -> bool:
         readers = "python"
         return False
     # With one visible device the current one is device 0, and asking (70 ns) can be spared.
-    only_device = torch.cuda.device_count() == 1
+    _only_device = only_device = torch.cuda.device_count() == 1
     _fast.set_current_readers(torch_device=_torch_readers[0], torch_stream=_torch_readers[1], only_device=only_device)
     device_now = torch.cuda.current_device()
     if _fast.current_device() != device_now or _fast.current_stream(device_now) != raw_stream(device_now):
@@ -145,7 +146,7 @@ def _set_shim() -> None:
     torch = sys.modules["torch"]
     symbols = {
         name: _symbol("libtorch_cpu.so", f"aoti_torch_get_{name}")
-        for name in ("data_ptr", "dtype", "device_type")
+        for name in ("data_ptr", "dtype", "device_type", "device_index", "storage_size")
     }
     missing = [name for name, address in symbols.items() if not address]
     if missing:
@@ -188,7 +189,7 @@ def _probes() -> list[Any]:
         torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.float64), base.view(torch.int32),
         torch.nn.Parameter(torch.ones(4)), torch.ones(4, requires_grad=True),
     ]
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # (is_available() would ask the driver, and warn where it is the null driver)
         on_device = torch.zeros(64, device="cuda")
         probes += [on_device, on_device[3:], on_device[4:4]]
     return probes
@@ -202,7 +203,8 @@ def _check() -> None:
     try:
         for probe in _probes():
             device = {"cpu": CPU, "cuda": CUDA}[probe.device.type]
-            expected = (probe.data_ptr(), _scalar_type(torch, probe.dtype), device)
+            index = probe.device.index if device == CUDA and not _only_device else 0
+            expected = (probe.data_ptr(), _scalar_type(torch, probe.dtype), device, index)
             if _fast.read(probe) != expected:
                 raise RuntimeError(f"reads {_fast.read(probe)} where torch says {expected}, of a {probe.dtype} tensor")
         # A copy-on-write tensor must be materialised by the reading, as by data_ptr().

@@ -31,6 +31,8 @@ _ORIGINALS: list[tuple[type, str, Any]] = [
     (KernelInterface, "__getitem__", inspect.getattr_static(KernelInterface, "__getitem__")),
     (CompiledKernel, "run", inspect.getattr_static(CompiledKernel, "run", None)),
     (CompiledKernel, "launch_metadata", inspect.getattr_static(CompiledKernel, "launch_metadata", None)),
+    (CompiledKernel, "_init_handles", inspect.getattr_static(CompiledKernel, "_init_handles", None)),
+    (HookChain, "__call__", inspect.getattr_static(HookChain, "__call__", None)),
 ]
 _driver_config = triton_jit.driver
 
@@ -80,6 +82,13 @@ def _cuda_driver_class() -> Any:
     return getattr(sys.modules.get("triton.backends.nvidia.driver"), "CudaDriver", None)
 
 
+def _tensor_classes() -> list[Any]:
+    """The classes whose instances lowlat takes for tensors, as far as torch has been imported."""
+    torch = sys.modules.get("torch")
+    classes = (getattr(torch, "Tensor", None), getattr(getattr(torch, "nn", None), "Parameter", None))
+    return [known for known in classes if known is not None]
+
+
 _with_own_dict: list[Any] = []
 
 
@@ -117,9 +126,7 @@ def watch_state(kernel_type: type) -> tuple[tuple[dict[str, Any], ...], list[typ
     if cuda is not None and isinstance(active, cuda):
         dicts.append(_own_dict(active))
         types.append(type(active))
-    tensor = getattr(sys.modules.get("torch"), "Tensor", None)
-    if tensor is not None:
-        types.append(tensor)
+    types.extend(_tensor_classes())
     launcher = _launcher_class()
     if launcher is not None:
         types.append(launcher)
@@ -186,9 +193,8 @@ def patched() -> bool:
 
 def _see_late_classes() -> None:
     """Classes that may be imported later than lowlat: as they are when first seen."""
-    torch = sys.modules.get("torch")
-    for owner, name in ((_launcher_class(), "__call__"), (getattr(torch, "Tensor", None), "data_ptr"),
-                        (getattr(torch, "Tensor", None), "dtype")):
+    tensors = [(owner, name) for owner in _tensor_classes() for name in ("data_ptr", "dtype")]
+    for owner, name in ((_launcher_class(), "__call__"), *tensors):
         if owner is not None and not any(known is owner and at == name for known, at, _ in _ORIGINALS):
             _ORIGINALS.append((owner, name, inspect.getattr_static(owner, name)))
 
@@ -197,7 +203,9 @@ _NATIVE_RUN = inspect.getattr_static(_fast.Kernel, "run")
 
 
 def patched_getitem(kernel: Any, grid: Any) -> Any:
-    """`kernel[grid]` by Triton's own, possibly replaced, __getitem__."""
+    """`kernel[grid]` by a replaced KernelInterface.__getitem__, or None where it is Triton's own."""
+    if inspect.getattr_static(KernelInterface, "__getitem__") is _ORIGINALS[1][2]:
+        return None
     return KernelInterface.__getitem__(kernel, grid)
 
 
@@ -205,19 +213,22 @@ def patched_getitem(kernel: Any, grid: Any) -> Any:
 
 
 def run_with_triton(kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """`kernel.run(...)` by Triton; the attribute is looked up now, so that a replaced one is the one called."""
-    if kernel.__dict__.get("run") is not None:
-        return kernel.__dict__["run"](*args, **kwargs)
+    """`kernel.run(...)` by Triton, whose class attribute is looked up now: a replaced one is the one called.  One set
+    on the object is not: who calls lowlat's `run` has passed by it, or is it."""
     return TritonJITFunction.run.__get__(kernel)(*args, **kwargs)
 
 
 def launch_with_triton(kernel: Any, grid: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """`kernel[grid](...)` by Triton, as its own closure calls run(): the same error for a doubled `grid=`."""
+    """`kernel[grid](...)` by Triton, as its own closure calls run(): one set on the object or a subclass is the one
+    called, and a doubled `grid=` is the same error."""
+    return run_of(kernel)(grid=grid, warmup=False, *args, **kwargs)  # noqa: B026  (Triton's own form)
+
+
+def run_of(kernel: Any) -> Any:
+    """`kernel.run`, with Triton's in place of lowlat's: errors of the call itself name the function."""
     if type(kernel).run is not _NATIVE_RUN or "run" in kernel.__dict__:
-        run = kernel.run
-    else:
-        run = TritonJITFunction.run.__get__(kernel)
-    return run(grid=grid, warmup=False, *args, **kwargs)  # noqa: B026  (Triton's own form)
+        return kernel.run
+    return TritonJITFunction.run.__get__(kernel)
 
 
 def finish_with_triton(kernel: Any, compiled: Any, grid: Any, stream: int, bound: dict[str, Any]) -> None:
@@ -241,8 +252,7 @@ def read_outer(classes: tuple[type, ...]) -> str:
     if UNKNOWN is not None:
         return "unknown triton"
     _see_late_classes()
-    tensor = getattr(sys.modules.get("torch"), "Tensor", None)
-    originals = _OUTER_ORIGINALS + [entry for entry in _ORIGINALS if entry[0] is tensor]
+    originals = _OUTER_ORIGINALS + [entry for entry in _ORIGINALS if entry[0] in _tensor_classes()]
     if (any(inspect.getattr_static(owner, name, None) is not original for owner, name, original in originals)
             or any(inspect.getattr_static(owner, "run") is not _NATIVE_OUTER_RUN for owner in classes)):
         return "patched"
@@ -268,8 +278,9 @@ def _triton_class(outer: Any) -> Any:
 
 def run_outer_with_triton(outer: Any, through_getitem: bool, grid: Any, args: tuple[Any, ...],
                           kwargs: dict[str, Any]) -> Any:
-    """A call of a tuner or of heuristics by Triton's own `run`, or by one that was put in its place."""
-    if "run" in outer.__dict__ or (through_getitem and type(outer).run is not _NATIVE_OUTER_RUN):
+    """A call of a tuner or of heuristics by Triton's own `run`; `outer[grid](...)` also by one that was put in its
+    place on the object or in a subclass, which who calls lowlat's `run` has passed by, or is."""
+    if through_getitem and ("run" in outer.__dict__ or type(outer).run is not _NATIVE_OUTER_RUN):
         run = outer.run
     else:
         run = _triton_class(outer).run.__get__(outer)

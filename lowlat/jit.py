@@ -44,6 +44,12 @@ class JITFunction(_fast.Kernel, TritonJITFunction):
                                    noinline=noinline, repr=repr, launch_metadata=launch_metadata)
         self._describe_parameters(*_triton.parameters_of(self))
 
+    def warmup(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Compile without a launch, as Triton's `warmup(*args, grid, **kwargs)` does; returns the CompiledKernel."""
+        if "grid" in kwargs and "warmup" in kwargs:
+            _triton.run_of(self)(warmup=True, *args, **kwargs)  # noqa: B026  (TypeError, naming what Triton names)
+        return super().warmup(*args, **kwargs)
+
     def __copy__(self) -> JITFunction:
         """A shallow copy shares Triton's caches and hooks, as a copy of Triton's own class does; not the plans."""
         duplicate = type(self).__new__(type(self))

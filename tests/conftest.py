@@ -1,5 +1,9 @@
-"""Where there is no GPU the tests run on the null driver: real Triton, real compiler, real launch path."""
+"""Where there is no GPU the tests run on the null driver: real Triton, real compiler, real launch path.
 
+Where there is no torch, those that need a tensor are skipped.
+"""
+
+import inspect
 import os
 
 import pytest
@@ -10,14 +14,25 @@ if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
 
     null.activate(force=True)
 
-import torch  # noqa: E402
+import oracle  # noqa: E402
 
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns where it is unset
-GPU = torch.cuda.is_available()
+GPU = oracle.torch is not None and oracle.torch.cuda.is_available()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--long", type=int, default=0, metavar="CALLS", help="how many generated calls to make")
+    parser.addoption("--seed", type=int, default=0, help="the first seed of a long run")
 
 
 def pytest_collection_modifyitems(items):
+    for module in {item.module for item in items}:
+        for value in vars(module).values():
+            if inspect.isfunction(value) and value.__module__ == module.__name__:
+                oracle.pointers(value)
     for item in items:
+        if item.get_closest_marker("torch") and oracle.torch is None:
+            item.add_marker(pytest.mark.skip(reason="needs torch"))
         if item.get_closest_marker("gpu") and not GPU:
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
         if item.get_closest_marker("null") and GPU:
@@ -48,3 +63,4 @@ def null_driver_as_found():
         null.set_stream(0, 0)
         null.set_stream(0, 1)
         null.fail("", 0, 0)
+        null.clear_memory()

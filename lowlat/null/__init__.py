@@ -1,17 +1,18 @@
 """The null driver: Triton's real compiler and real launch path on a machine with no GPU.
 
 `activate()` makes a `libcuda.so.1` with no GPU behind it the process's CUDA driver and CPU tensors stand in for device
-tensors.  Kernels compile to real cubins (compute capability 9.0) and every launch ends in `cuLaunchKernelEx`, which
-counts it, on request records it, and returns.  It runs Triton 3.6 to 3.9; tests, benchmarks and the first look at
-lowlat stand on it where there is no GPU.
+tensors.  Kernels compile to real cubins (compute capability 9.0) and every launch ends in `cuLaunchKernelEx` (or
+`cuLaunchKernel`), which counts it, on request records it, and returns.  It runs Triton 3.6 to 3.9; tests, benchmarks
+and the first look at lowlat stand on it where there is no GPU.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import struct
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,18 @@ def activate(*, force: bool = False) -> None:
     from triton import knobs
     from triton.runtime import driver
 
-    # Where Triton's C parts find libcuda.so.1 to link against.
-    knobs.nvidia.libcuda_path = str(_LIBRARY.parent)
+    # Where Triton's C parts find libcuda.so.1 to link against.  Not for child processes: without torch, Triton 3.8 and
+    # later would take it for a GPU's driver there.
+    propagate, knobs.propagate_env = knobs.propagate_env, False
+    try:
+        knobs.nvidia.libcuda_path = str(_LIBRARY.parent)
+    finally:
+        knobs.propagate_env = propagate
 
     from .. import _fast, _torch
     from ..jit import forget_driver
 
-    _fast.set_devices(1 << _torch.CPU | 1 << _torch.CUDA)
+    _take_cpu_tensors(True)
     getters = (_fast.current_device, _fast.current_stream)
     _torch.use_null_readers(_address("lowlat_null_get_device"), _address("lowlat_null_get_stream"), getters)
     forget_driver()
@@ -83,17 +89,46 @@ def drop_context() -> None:
     _library().lowlat_null_drop_context()
 
 
-def fail(name: str, result: int, times: int = 1) -> None:
-    """Make the next `times` calls of entry point `name` (such as "cuLaunchKernelEx") return `result` unserved."""
-    _library().lowlat_null_fail(name.encode(), result, times)
+def fail(name: str, result: int, times: int = 1, *, after: int = 0) -> None:
+    """Make `times` calls of entry point `name` (see `entry_points`) return `result` (a CUresult) unserved, once
+    `after` calls of it have been served.  One entry point fails at a time; times=0 ends it."""
+    if times and name not in entry_points():
+        raise ValueError(f"entry point {name!r}: the null driver has {', '.join(entry_points())}")
+    _library().lowlat_null_fail(name.encode(), result, times, after)
+
+
+def entry_points() -> tuple[str, ...]:
+    """The driver's entry points that are there, by symbol and by cuGetProcAddress."""
+    names = []
+    while name := _library().lowlat_null_entry(len(names)):
+        names.append(name.decode())
+    return tuple(names)
+
+
+def set_memory(address: int, size: int, *, device_address: int | None = None) -> None:
+    """Say what the `size` bytes at `address` are: host memory, which cuPointerGetAttribute refuses as it does a CPU
+    tensor's, or, with `device_address`, mapped memory, which the device reads at that other address.
+
+    From now until `clear_memory` lowlat no longer takes CPU tensors for device tensors.  64 ranges at most.
+    """
+    if _library().lowlat_null_add_memory(address, size, device_address is not None, device_address or 0) != 0:
+        raise ValueError("the null driver keeps 64 ranges of memory at most")
+    _take_cpu_tensors(False)
+
+
+def clear_memory() -> None:
+    """All memory is plain device memory again, CPU tensors' included."""
+    _library().lowlat_null_clear_memory()
+    _take_cpu_tensors(True)
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One recorded launch.  `parameters` has the bytes of each parameter as the kernel would read them; `attributes`
-    are (id, first twelve bytes of the value)."""
+    """One recorded launch.  `call` is the entry point; `parameters` has the bytes of each parameter as the kernel
+    would read them; `attributes` are (id, first twelve bytes of the value); `stream` is its handle."""
 
     kernel: str
+    call: str
     device: int
     grid: tuple[int, int, int]
     block: tuple[int, int, int]
@@ -101,57 +136,115 @@ class Launch:
     stream: int
     attributes: tuple[tuple[int, bytes], ...]
     parameters: tuple[bytes, ...]
+    module: int = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Load:
+    """One recorded module load.  `kernels` has, by name, the (offset, size) in bytes of each parameter, as the image's
+    own .nv.info records say; `module` is the number by which launches and unloads name it."""
+
+    device: int
+    kernels: dict[str, tuple[tuple[int, int], ...]]
+    image: bytes = field(repr=False)
+    module: int = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Unload:
+    """One recorded module unload."""
+
+    device: int
+    module: int = field(compare=False)
+
+
+class Recording(list[Launch]):
+    """The launches in order; `loads` and `unloads` are what else happened meanwhile, `events` all of it in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads: list[Load] = []
+        self.unloads: list[Unload] = []
+        self.events: list[Launch | Load | Unload] = []
 
 
 class record:
-    """`with record() as launches:` the launches inside, in order, are in the list when the block ends."""
+    """`with record() as launches:` what happened inside is in the `Recording` when the block ends."""
 
-    def __enter__(self) -> list[Launch]:
-        self.launches: list[Launch] = []
+    def __enter__(self) -> Recording:
+        self.recording = Recording()
         _take()
         _library().lowlat_null_record(1)
-        return self.launches
+        return self.recording
 
     def __exit__(self, *_: object) -> None:
         _library().lowlat_null_record(0)
-        self.launches.extend(_take())
+        for event in _take():
+            self.recording.events.append(event)
+            if isinstance(event, Launch):
+                self.recording.append(event)
+            elif isinstance(event, Load):
+                self.recording.loads.append(event)
+            else:
+                self.recording.unloads.append(event)
 
 
 # ---- inside ---------------------------------------------------------------------------------------------------------
 
 
-class _Config(ctypes.Structure):
-    _fields_ = [("grid", ctypes.c_uint32 * 3), ("block", ctypes.c_uint32 * 3), ("shared", ctypes.c_uint32),
-                ("stream", ctypes.c_void_p), ("attributes", ctypes.c_void_p), ("attribute_count", ctypes.c_uint32)]
+_LAUNCH = struct.Struct("<I3I3IIQI")
+_CALLS = ("cuLaunchKernelEx", "cuLaunchKernel")
 
 
-class _Attribute(ctypes.Structure):
-    _fields_ = [("id", ctypes.c_uint32), ("padding", ctypes.c_uint32), ("value", ctypes.c_char * 64)]
+class _Reader:
+    """The bytes of one event, in the order in which driver.c puts them."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+
+    def word(self) -> int:
+        self.at += 4
+        return int.from_bytes(self.data[self.at - 4:self.at], "little")
+
+    def bytes(self, size: int) -> bytes:
+        self.at += size
+        return self.data[self.at - size:self.at]
+
+    def text(self) -> str:
+        return self.bytes(self.word()).decode()
+
+    def event(self) -> Launch | Load | Unload:
+        kind, device, module = self.word(), self.word(), int.from_bytes(self.bytes(8), "little")
+        if kind == 3:
+            return Unload(device=device, module=module)
+        if kind == 2:
+            kernels = {}
+            for _ in range(self.word()):
+                name = self.text()
+                kernels[name] = tuple((self.word(), self.word()) for _ in range(self.word()))
+            return Load(device=device, kernels=kernels, image=self.bytes(self.word()), module=module)
+        name = self.text()
+        call, *config, shared, stream, attributes = _LAUNCH.unpack(self.bytes(_LAUNCH.size))
+        return Launch(
+            kernel=name, call=_CALLS[call], device=device, grid=tuple(config[:3]), block=tuple(config[3:]),
+            shared=shared, stream=stream, module=module,
+            attributes=tuple((self.word(), self.bytes(12)) for _ in range(attributes)),
+            parameters=tuple(self.bytes(self.word()) for _ in range(self.word())))
 
 
-class _Record(ctypes.Structure):
-    _fields_ = [("next", ctypes.c_void_p), ("function", ctypes.c_void_p), ("device", ctypes.c_int),
-                ("config", _Config), ("attributes", _Attribute * 8), ("parameter_bytes", ctypes.c_size_t)]
-
-
-def _take() -> list[Launch]:
+def _take() -> list[Launch | Load | Unload]:
     lib, taken = _library(), []
-    while address := lib.lowlat_null_take():
-        record_ = _Record.from_address(address)
-        data = ctypes.string_at(address + ctypes.sizeof(_Record), record_.parameter_bytes)
-        parameters = []
-        for i in range(lib.lowlat_null_parameter_count(record_.function)):
-            offset, size = ctypes.c_int(), ctypes.c_int()
-            lib.lowlat_null_parameter(record_.function, i, ctypes.byref(offset), ctypes.byref(size))
-            parameters.append(data[offset.value:offset.value + size.value])
-        attributes = tuple((attribute.id, ctypes.string_at(ctypes.addressof(attribute) + 8, 12))
-                           for attribute in record_.attributes[:record_.config.attribute_count])
-        taken.append(
-            Launch(kernel=lib.lowlat_null_function_name(record_.function).decode(), device=record_.device,
-                   grid=tuple(record_.config.grid), block=tuple(record_.config.block), shared=record_.config.shared,
-                   stream=record_.config.stream or 0, attributes=attributes, parameters=tuple(parameters)))
-        lib.lowlat_null_free(address)
+    address, size = ctypes.c_void_p(), ctypes.c_size_t()
+    while event := lib.lowlat_null_take(ctypes.byref(address), ctypes.byref(size)):
+        taken.append(_Reader(ctypes.string_at(address, size.value)).event())
+        lib.lowlat_null_free(event)
     return taken
+
+
+def _take_cpu_tensors(taken: bool) -> None:
+    from .. import _fast, _torch
+
+    _fast.set_devices(taken << _torch.CPU | 1 << _torch.CUDA)
 
 
 def _library() -> Any:
@@ -169,10 +262,9 @@ def _load() -> Any:
     lib.lowlat_null_set_stream.argtypes = [ctypes.c_int, ctypes.c_void_p]
     lib.lowlat_null_take.restype = ctypes.c_void_p
     lib.lowlat_null_free.argtypes = [ctypes.c_void_p]
-    lib.lowlat_null_function_name.argtypes = [ctypes.c_void_p]
-    lib.lowlat_null_function_name.restype = ctypes.c_char_p
-    lib.lowlat_null_parameter_count.argtypes = [ctypes.c_void_p]
-    lib.lowlat_null_parameter.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
+    lib.lowlat_null_entry.argtypes = [ctypes.c_size_t]
+    lib.lowlat_null_entry.restype = ctypes.c_char_p
+    lib.lowlat_null_add_memory.argtypes = [ctypes.c_uint64, ctypes.c_uint64, ctypes.c_int, ctypes.c_uint64]
     return lib
 
 
@@ -190,7 +282,11 @@ def _make_driver() -> Any:
         """Triton's CUDA driver, with the null driver's device and stream instead of torch's."""
 
         def __init__(self) -> None:
-            super().__init__()
+            try:
+                super().__init__()
+            except ModuleNotFoundError as error:  # Triton 3.6 and 3.7 ask torch for the four functions set here
+                if error.name != "torch":
+                    raise
             self.get_current_device = _fast.current_device
             self.get_current_stream = _fast.current_stream
             self.set_current_device = set_device

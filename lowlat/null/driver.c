@@ -3,11 +3,13 @@
  * It exports what Triton's launch path (3.6 to 3.9) and lowlat call, keeps the
  * rules whose breach is a bug on real hardware (a context must be current, a
  * function belongs to one context), counts launches, and on request records
- * them.  Launching returns at once; memory is never touched.
+ * them and the modules loaded and unloaded.  Launching returns at once; memory
+ * is never touched.  The entry points are found by symbol or by
+ * cuGetProcAddress.
  *
  * Two devices of compute capability 9.0.  The current context is per thread,
  * as in the driver; the current device and stream are per thread, as in torch.
- * Records are kept under one lock; everything else is per thread or set once
+ * Events are kept under one lock; everything else is per thread or set once
  * by a test before it launches.
  */
 #include "../_driver.h"
@@ -28,15 +30,24 @@ struct null_context {
     int device;
 };
 
-/* A loaded kernel image; the layout of its parameters is read from the
- * cubin's own .nv.info records, so a record holds the bytes the kernel sees. */
+/* A loaded image.  It outlives its unloading (less the image), so that a
+ * launch of an unloaded function is an error and not a crash. */
 typedef struct {
     struct null_context *context;
     char *image;
     size_t image_size;
+    uint64_t number;
 } null_module;
 
 #define MAX_PARAMETERS 4096
+
+/* The layout of a kernel's parameters, from the cubin's own .nv.info records:
+ * what is recorded of a launch are the bytes that the kernel would see. */
+typedef struct {
+    int count;
+    uint16_t offsets[MAX_PARAMETERS];
+    uint16_t sizes[MAX_PARAMETERS];
+} null_layout;
 
 typedef struct {
     null_module *module;
@@ -46,15 +57,17 @@ typedef struct {
     uint16_t *sizes;
 } null_function;
 
-typedef struct null_record {
-    struct null_record *next;
-    null_function *function;
-    int device;
-    CUlaunchConfig config;
-    CUlaunchAttribute attributes[8];
-    size_t parameter_bytes;
-    unsigned char parameters[];
-} null_record;
+/* What happened, as bytes in the order in which lowlat/null/__init__.py reads
+ * them: whatever it names may be gone by then. */
+typedef struct null_event {
+    struct null_event *next;
+    size_t size;
+    size_t capacity;
+    unsigned char bytes[];
+} null_event;
+
+enum { EVENT_LAUNCH = 1, EVENT_LOAD = 2, EVENT_UNLOAD = 3 };
+enum { BY_LAUNCH_KERNEL_EX = 0, BY_LAUNCH_KERNEL = 1 };
 
 static struct null_context contexts[DEVICES] = {{0}, {1}};
 static __thread CUcontext current_context;
@@ -62,14 +75,17 @@ static __thread int current_device;
 static __thread void *current_streams[DEVICES];
 
 static _Atomic uint64_t launch_count;
+static _Atomic uint64_t module_count;
 static atomic_int recording;
-static pthread_mutex_t record_lock = PTHREAD_MUTEX_INITIALIZER;
-static null_record *records_head, **records_tail = &records_head;
+static pthread_mutex_t event_lock = PTHREAD_MUTEX_INITIALIZER;
+static null_event *events_head, **events_tail = &events_head;
 
-/* An injected failure: `result` from the entry point `name`, `times` times. */
+/* An injected failure: `result` from the entry point `name`, `times` times
+ * after `after` calls that are served. */
 static struct {
     char name[64];
     CUresult result;
+    atomic_int after;
     atomic_int times;
 } failure;
 
@@ -77,10 +93,21 @@ static CUresult injected(const char *name)
 {
     if (atomic_load_explicit(&failure.times, memory_order_relaxed) <= 0 || strcmp(failure.name, name) != 0)
         return CUDA_SUCCESS;
+    if (atomic_load(&failure.after) > 0 && atomic_fetch_sub(&failure.after, 1) > 0)
+        return CUDA_SUCCESS;
     if (atomic_fetch_sub(&failure.times, 1) <= 0)
         return CUDA_SUCCESS;
     return failure.result;
 }
+
+/* Memory that is not plain device memory: cuPointerGetAttribute refuses host
+ * memory and gives mapped memory's other address. */
+#define MAX_RANGES 64
+static struct {
+    uint64_t start, size, device_address;
+    int mapped;
+} ranges[MAX_RANGES];
+static atomic_int range_count;
 
 #define ENTER()                                 \
     do {                                        \
@@ -119,31 +146,104 @@ EXPORT int lowlat_null_set_stream(int device, void *stream)
 
 EXPORT void lowlat_null_drop_context(void) { current_context = NULL; }
 
-EXPORT void lowlat_null_fail(const char *name, CUresult result, int times)
+EXPORT void lowlat_null_fail(const char *name, CUresult result, int times, int after)
 {
     atomic_store(&failure.times, 0);
     snprintf(failure.name, sizeof failure.name, "%s", name);
     failure.result = result;
+    atomic_store(&failure.after, after);
     atomic_store(&failure.times, times);
 }
 
-EXPORT void lowlat_null_record(int enabled) { atomic_store(&recording, enabled); }
-
-/* Takes the oldest record, or returns NULL; lowlat_null_free gives it back. */
-EXPORT null_record *lowlat_null_take(void)
+/* Returns non-zero when there is no room for another range. */
+EXPORT int lowlat_null_add_memory(uint64_t start, uint64_t size, int mapped, uint64_t device_address)
 {
-    pthread_mutex_lock(&record_lock);
-    null_record *record = records_head;
-    if (record != NULL) {
-        records_head = record->next;
-        if (records_head == NULL)
-            records_tail = &records_head;
-    }
-    pthread_mutex_unlock(&record_lock);
-    return record;
+    int count = atomic_load(&range_count);
+    if (count == MAX_RANGES)
+        return CUDA_ERROR_INVALID_VALUE;
+    ranges[count].start = start;
+    ranges[count].size = size;
+    ranges[count].mapped = mapped;
+    ranges[count].device_address = device_address;
+    atomic_store(&range_count, count + 1);
+    return CUDA_SUCCESS;
 }
 
-EXPORT void lowlat_null_free(null_record *record) { free(record); }
+EXPORT void lowlat_null_clear_memory(void) { atomic_store(&range_count, 0); }
+
+EXPORT void lowlat_null_record(int enabled) { atomic_store(&recording, enabled); }
+
+/* ---- events ------------------------------------------------------------- */
+
+static int is_recording(void) { return atomic_load_explicit(&recording, memory_order_relaxed); }
+
+/* Appends to an event, which may move.  NULL in, or no memory: NULL out. */
+static null_event *put(null_event *event, const void *bytes, size_t size)
+{
+    if (event == NULL)
+        return NULL;
+    if (event->size + size > event->capacity) {
+        size_t capacity = 2 * (event->size + size);
+        null_event *larger = realloc(event, sizeof *event + capacity);
+        if (larger == NULL) {
+            free(event);
+            return NULL;
+        }
+        event = larger;
+        event->capacity = capacity;
+    }
+    memcpy(event->bytes + event->size, bytes, size);
+    event->size += size;
+    return event;
+}
+
+static null_event *put_word(null_event *event, uint32_t word) { return put(event, &word, sizeof word); }
+
+static null_event *put_text(null_event *event, const char *text)
+{
+    size_t size = strlen(text);
+    return put(put_word(event, (uint32_t)size), text, size);
+}
+
+static null_event *new_event(uint32_t kind, int device, uint64_t module)
+{
+    null_event *event = malloc(sizeof *event + 256);
+    if (event == NULL)
+        return NULL;
+    event->next = NULL;
+    event->size = 0;
+    event->capacity = 256;
+    return put(put_word(put_word(event, kind), (uint32_t)device), &module, sizeof module);
+}
+
+static CUresult keep(null_event *event)
+{
+    if (event == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    pthread_mutex_lock(&event_lock);
+    *events_tail = event;
+    events_tail = &event->next;
+    pthread_mutex_unlock(&event_lock);
+    return CUDA_SUCCESS;
+}
+
+/* Takes the oldest event, or returns NULL; lowlat_null_free gives it back. */
+EXPORT null_event *lowlat_null_take(const unsigned char **bytes, size_t *size)
+{
+    pthread_mutex_lock(&event_lock);
+    null_event *event = events_head;
+    if (event != NULL) {
+        events_head = event->next;
+        if (events_head == NULL)
+            events_tail = &events_head;
+        *bytes = event->bytes;
+        *size = event->size;
+    }
+    pthread_mutex_unlock(&event_lock);
+    return event;
+}
+
+EXPORT void lowlat_null_free(null_event *event) { free(event); }
 
 /* ---- the cubin's parameter layout -------------------------------------- */
 
@@ -165,18 +265,19 @@ static size_t elf_size(const char *image)
 
 /* Reads the KPARAM_INFO records (attribute 0x17: ordinal, offset, size) of
  * section .nv.info.<name>.  Returns 0 when the kernel is not in the image. */
-static int read_layout(null_function *function)
+static int read_layout(const null_module *module, const char *name, null_layout *layout)
 {
-    const char *image = function->module->image;
+    const char *image = module->image;
     const Elf64_Ehdr *header = (const Elf64_Ehdr *)image;
     const Elf64_Shdr *sections = (const Elf64_Shdr *)(image + header->e_shoff);
     const char *names = image + sections[header->e_shstrndx].sh_offset;
     int found = 0;
+    layout->count = 0;
     for (int i = 0; i < header->e_shnum; ++i) {
         const char *section = names + sections[i].sh_name;
-        if (strncmp(section, ".text.", 6) == 0 && strcmp(section + 6, function->name) == 0)
+        if (strncmp(section, ".text.", 6) == 0 && strcmp(section + 6, name) == 0)
             found = 1;
-        if (strncmp(section, ".nv.info.", 9) != 0 || strcmp(section + 9, function->name) != 0)
+        if (strncmp(section, ".nv.info.", 9) != 0 || strcmp(section + 9, name) != 0)
             continue;
         const unsigned char *at = (const unsigned char *)image + sections[i].sh_offset;
         const unsigned char *end = at + sections[i].sh_size;
@@ -194,10 +295,12 @@ static int read_layout(null_function *function)
                 memcpy(&offset, at + 10, 2);
                 memcpy(&packed, at + 12, 4);
                 if (ordinal < MAX_PARAMETERS) {
-                    function->offsets[ordinal] = offset;
-                    function->sizes[ordinal] = packed >> 18;
-                    if (ordinal >= function->parameter_count)
-                        function->parameter_count = ordinal + 1;
+                    while (layout->count <= ordinal) {
+                        layout->offsets[layout->count] = 0;
+                        layout->sizes[layout->count++] = 0;
+                    }
+                    layout->offsets[ordinal] = offset;
+                    layout->sizes[ordinal] = (uint16_t)(packed >> 18);
                 }
             }
             at += 4 + size;
@@ -206,13 +309,55 @@ static int read_layout(null_function *function)
     return found;
 }
 
+/* Every kernel of the image with its parameter layout, then the image. */
+static null_event *describe_module(const null_module *module)
+{
+    null_layout *layout = malloc(sizeof *layout);
+    if (layout == NULL)
+        return NULL;
+    const Elf64_Ehdr *header = (const Elf64_Ehdr *)module->image;
+    const Elf64_Shdr *sections = (const Elf64_Shdr *)(module->image + header->e_shoff);
+    const char *names = module->image + sections[header->e_shstrndx].sh_offset;
+    null_event *event = new_event(EVENT_LOAD, module->context->device, module->number);
+    uint32_t kernels = 0;
+    for (int i = 0; i < header->e_shnum; ++i)
+        kernels += strncmp(names + sections[i].sh_name, ".text.", 6) == 0;
+    event = put_word(event, kernels);
+    for (int i = 0; i < header->e_shnum; ++i) {
+        const char *section = names + sections[i].sh_name;
+        if (strncmp(section, ".text.", 6) != 0)
+            continue;
+        read_layout(module, section + 6, layout);
+        event = put_word(put_text(event, section + 6), (uint32_t)layout->count);
+        for (int j = 0; j < layout->count; ++j)
+            event = put_word(put_word(event, layout->offsets[j]), layout->sizes[j]);
+    }
+    free(layout);
+    return put(put_word(event, (uint32_t)module->image_size), module->image, module->image_size);
+}
+
 /* ---- the driver's entry points ------------------------------------------ */
 
-EXPORT CUresult cuInit(unsigned flags) { (void)flags; return CUDA_SUCCESS; }
+EXPORT CUresult cuInit(unsigned flags)
+{
+    (void)flags;
+    ENTER();
+    return CUDA_SUCCESS;
+}
 
-EXPORT CUresult cuDriverGetVersion(int *version) { *version = 13000; return CUDA_SUCCESS; }
+EXPORT CUresult cuDriverGetVersion(int *version)
+{
+    ENTER();
+    *version = 13000;
+    return CUDA_SUCCESS;
+}
 
-EXPORT CUresult cuDeviceGetCount(int *count) { *count = DEVICES; return CUDA_SUCCESS; }
+EXPORT CUresult cuDeviceGetCount(int *count)
+{
+    ENTER();
+    *count = DEVICES;
+    return CUDA_SUCCESS;
+}
 
 EXPORT CUresult cuDeviceGet(CUdevice *device, int ordinal)
 {
@@ -269,23 +414,46 @@ EXPORT CUresult cuCtxSetCurrent(CUcontext context)
 
 EXPORT CUresult cuCtxGetDevice(CUdevice *device)
 {
+    ENTER();
     if (current_context == NULL)
         return CUDA_ERROR_INVALID_CONTEXT;
     *device = current_context->device;
     return CUDA_SUCCESS;
 }
 
-EXPORT CUresult cuCtxSynchronize(void) { return CUDA_SUCCESS; }
+EXPORT CUresult cuCtxSynchronize(void)
+{
+    ENTER();
+    return CUDA_SUCCESS;
+}
 
-EXPORT CUresult cuCtxGetLimit(size_t *value, int limit) { (void)limit; *value = 0; return CUDA_SUCCESS; }
+EXPORT CUresult cuCtxGetLimit(size_t *value, int limit)
+{
+    (void)limit;
+    ENTER();
+    *value = 0;
+    return CUDA_SUCCESS;
+}
 
-EXPORT CUresult cuCtxSetLimit(int limit, size_t value) { (void)limit; (void)value; return CUDA_SUCCESS; }
+EXPORT CUresult cuCtxSetLimit(int limit, size_t value)
+{
+    (void)limit;
+    (void)value;
+    ENTER();
+    return CUDA_SUCCESS;
+}
 
-EXPORT CUresult cuStreamSynchronize(CUstream stream) { (void)stream; return CUDA_SUCCESS; }
+EXPORT CUresult cuStreamSynchronize(CUstream stream)
+{
+    (void)stream;
+    ENTER();
+    return CUDA_SUCCESS;
+}
 
 EXPORT CUresult cuStreamIsCapturing(CUstream stream, int *status)
 {
     (void)stream;
+    ENTER();
     *status = 0;
     return CUDA_SUCCESS;
 }
@@ -304,39 +472,60 @@ EXPORT CUresult cuModuleLoadData(null_module **out, const void *data)
     memcpy(module->image, data, size);
     module->image_size = size;
     module->context = current_context;
+    module->number = atomic_fetch_add(&module_count, 1);
     *out = module;
-    return CUDA_SUCCESS;
+    return is_recording() ? keep(describe_module(module)) : CUDA_SUCCESS;
 }
 
-/* Functions outlive their module here: a record may still name them. */
 EXPORT CUresult cuModuleUnload(null_module *module)
 {
     ENTER();
+    if (module->context == NULL)
+        return CUDA_ERROR_INVALID_HANDLE;
+    CUresult result = CUDA_SUCCESS;
+    if (is_recording())
+        result = keep(new_event(EVENT_UNLOAD, module->context->device, module->number));
     free(module->image);
     module->image = NULL;
     module->context = NULL;
-    return CUDA_SUCCESS;
+    return result;
+}
+
+static null_function *new_function(null_module *module, const char *name, const null_layout *layout)
+{
+    size_t bytes = layout->count * sizeof(uint16_t);
+    null_function *function = malloc(sizeof *function + 2 * bytes);
+    char *name_copy = strdup(name);
+    if (function == NULL || name_copy == NULL) {
+        free(function);
+        free(name_copy);
+        return NULL;
+    }
+    function->module = module;
+    function->name = name_copy;
+    function->parameter_count = layout->count;
+    function->offsets = (uint16_t *)(function + 1);
+    function->sizes = function->offsets + layout->count;
+    memcpy(function->offsets, layout->offsets, bytes);
+    memcpy(function->sizes, layout->sizes, bytes);
+    return function;
 }
 
 EXPORT CUresult cuModuleGetFunction(null_function **out, null_module *module, const char *name)
 {
     ENTER();
-    null_function *function = calloc(1, sizeof *function);
-    if (function == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
-    function->module = module;
-    function->name = strdup(name);
-    function->offsets = calloc(MAX_PARAMETERS, sizeof(uint16_t));
-    function->sizes = calloc(MAX_PARAMETERS, sizeof(uint16_t));
-    if (function->name == NULL || function->offsets == NULL || function->sizes == NULL || !read_layout(function)) {
-        free(function->name);
-        free(function->offsets);
-        free(function->sizes);
-        free(function);
-        return CUDA_ERROR_NOT_FOUND;
+    if (module->image == NULL)
+        return CUDA_ERROR_INVALID_HANDLE;
+    null_layout *layout = malloc(sizeof *layout);
+    if (layout == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    CUresult result = CUDA_ERROR_NOT_FOUND;
+    if (read_layout(module, name, layout)) {
+        *out = new_function(module, name, layout);
+        result = *out == NULL ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_SUCCESS;
     }
-    *out = function;
-    return CUDA_SUCCESS;
+    free(layout);
+    return result;
 }
 
 EXPORT CUresult cuFuncGetAttribute(int *value, int attribute, null_function *function)
@@ -365,6 +554,7 @@ EXPORT CUresult cuFuncSetCacheConfig(null_function *function, int config)
 {
     (void)function;
     (void)config;
+    ENTER();
     return CUDA_SUCCESS;
 }
 
@@ -372,6 +562,7 @@ EXPORT CUresult cuOccupancyMaxActiveClusters(int *clusters, null_function *funct
 {
     (void)function;
     (void)config;
+    ENTER();
     *clusters = 1;
     return CUDA_SUCCESS;
 }
@@ -380,6 +571,14 @@ EXPORT CUresult cuPointerGetAttribute(void *value, int attribute, uint64_t point
 {
     (void)attribute;
     ENTER();
+    for (int i = atomic_load_explicit(&range_count, memory_order_acquire); i-- > 0;) {
+        if (pointer - ranges[i].start >= ranges[i].size)
+            continue;
+        if (!ranges[i].mapped)
+            return CUDA_ERROR_INVALID_VALUE;
+        pointer += ranges[i].device_address - ranges[i].start;
+        break;
+    }
     memcpy(value, &pointer, sizeof pointer);
     return CUDA_SUCCESS;
 }
@@ -405,6 +604,7 @@ EXPORT CUresult cuTensorMapEncodeTiled(void *map, int type, uint32_t rank, void 
 
 EXPORT CUresult cuTensorMapEncodeIm2col(void *map)
 {
+    ENTER();
     memset(map, 0, 128);
     return CUDA_SUCCESS;
 }
@@ -414,7 +614,7 @@ EXPORT CUresult cuGetErrorString(CUresult result, const char **text)
     switch (result) {
     case CUDA_SUCCESS: *text = "no error"; break;
     case CUDA_ERROR_INVALID_VALUE: *text = "invalid argument"; break;
-    case 2: *text = "out of memory"; break;
+    case CUDA_ERROR_OUT_OF_MEMORY: *text = "out of memory"; break;
     case CUDA_ERROR_NOT_INITIALIZED: *text = "initialization error"; break;
     case CUDA_ERROR_INVALID_CONTEXT: *text = "invalid device context"; break;
     case CUDA_ERROR_INVALID_HANDLE: *text = "invalid resource handle"; break;
@@ -427,49 +627,106 @@ EXPORT CUresult cuGetErrorString(CUresult result, const char **text)
     return CUDA_SUCCESS;
 }
 
-static CUresult record_launch(const CUlaunchConfig *config, null_function *function, void **parameters)
+static CUresult record_launch(uint32_t call, const CUlaunchConfig *config, const null_function *function,
+                              void **parameters)
 {
-    size_t bytes = 0;
+    uint64_t stream = (uint64_t)(uintptr_t)config->stream;
+    null_event *event = new_event(EVENT_LAUNCH, current_context->device, function->module->number);
+    event = put_word(put_text(event, function->name), call);
+    event = put(put(event, config->grid, sizeof config->grid), config->block, sizeof config->block);
+    event = put(put_word(event, config->shared), &stream, sizeof stream);
+    event = put_word(event, config->attribute_count);
+    for (uint32_t i = 0; i < config->attribute_count; ++i)
+        event = put(put_word(event, config->attributes[i].id), config->attributes[i].value.bytes, 12);
+    event = put_word(event, (uint32_t)function->parameter_count);
     for (int i = 0; i < function->parameter_count; ++i)
-        if ((size_t)function->offsets[i] + function->sizes[i] > bytes)
-            bytes = (size_t)function->offsets[i] + function->sizes[i];
-    null_record *record = calloc(1, sizeof *record + bytes);
-    if (record == NULL)
-        return 2;
-    record->function = function;
-    record->device = current_context->device;
-    record->config = *config;
-    for (uint32_t i = 0; i < config->attribute_count && i < 8; ++i)
-        record->attributes[i] = config->attributes[i];
-    record->parameter_bytes = bytes;
-    for (int i = 0; i < function->parameter_count; ++i)
-        memcpy(record->parameters + function->offsets[i], parameters[i], function->sizes[i]);
-    pthread_mutex_lock(&record_lock);
-    *records_tail = record;
-    records_tail = &record->next;
-    pthread_mutex_unlock(&record_lock);
-    return CUDA_SUCCESS;
+        event = put(put_word(event, function->sizes[i]), parameters[i], function->sizes[i]);
+    return keep(event);
 }
 
-EXPORT CUresult cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction handle, void **parameters, void **extra)
+static CUresult launch(uint32_t call, const CUlaunchConfig *config, const null_function *function, void **parameters)
 {
-    null_function *function = (null_function *)handle;
-    (void)extra;
-    ENTER();
     if (current_context == NULL)
         return CUDA_ERROR_INVALID_CONTEXT;
     if (function->module->context != current_context)
         return CUDA_ERROR_INVALID_HANDLE;
     atomic_fetch_add_explicit(&launch_count, 1, memory_order_relaxed);
-    if (atomic_load_explicit(&recording, memory_order_relaxed))
-        return record_launch(config, function, parameters);
-    return CUDA_SUCCESS;
+    return is_recording() ? record_launch(call, config, function, parameters) : CUDA_SUCCESS;
 }
 
-EXPORT const char *lowlat_null_function_name(null_function *function) { return function->name; }
-EXPORT int lowlat_null_parameter_count(null_function *function) { return function->parameter_count; }
-EXPORT void lowlat_null_parameter(null_function *function, int index, int *offset, int *size)
+EXPORT CUresult cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction function, void **parameters, void **extra)
 {
-    *offset = function->offsets[index];
-    *size = function->sizes[index];
+    (void)extra;
+    ENTER();
+    return launch(BY_LAUNCH_KERNEL_EX, config, (null_function *)function, parameters);
+}
+
+/* `extra` is the other way to pass parameters: one buffer laid out as the kernel reads it. */
+EXPORT CUresult cuLaunchKernel(CUfunction handle, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
+                               unsigned block_y, unsigned block_z, unsigned shared, CUstream stream, void **parameters,
+                               void **extra)
+{
+    const null_function *function = (const null_function *)handle;
+    CUlaunchConfig config = {{grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared, stream, NULL, 0};
+    void *pointers[MAX_PARAMETERS];
+    ENTER();
+    if (extra != NULL) {
+        char *buffer = NULL;
+        for (; *extra != NULL; extra += 2) /* CU_LAUNCH_PARAM_END, _BUFFER_POINTER, _BUFFER_SIZE: 0, 1, 2 */
+            if (*extra == (void *)1)
+                buffer = extra[1];
+        if (buffer == NULL || parameters != NULL)
+            return CUDA_ERROR_INVALID_VALUE;
+        for (int i = 0; i < function->parameter_count; ++i)
+            pointers[i] = buffer + function->offsets[i];
+        parameters = pointers;
+    }
+    return launch(BY_LAUNCH_KERNEL, &config, function, parameters);
+}
+
+/* ---- by name ------------------------------------------------------------ */
+
+CUresult cuGetProcAddress_v2(const char *, void **, int, uint64_t, int *);
+CUresult cuGetProcAddress(const char *, void **, int, uint64_t);
+
+#define ENTRY(name) {#name, (void (*)(void))name}
+static const struct {
+    const char *name;
+    void (*function)(void);
+} entries[] = {
+    ENTRY(cuInit), ENTRY(cuDriverGetVersion), ENTRY(cuDeviceGetCount), ENTRY(cuDeviceGet),
+    ENTRY(cuDeviceGetAttribute), ENTRY(cuDevicePrimaryCtxRetain), ENTRY(cuCtxGetCurrent), ENTRY(cuCtxSetCurrent),
+    ENTRY(cuCtxGetDevice), ENTRY(cuCtxSynchronize), ENTRY(cuCtxGetLimit), ENTRY(cuCtxSetLimit),
+    ENTRY(cuStreamSynchronize), ENTRY(cuStreamIsCapturing), ENTRY(cuModuleLoadData), ENTRY(cuModuleUnload),
+    ENTRY(cuModuleGetFunction), ENTRY(cuFuncGetAttribute), ENTRY(cuFuncSetAttribute), ENTRY(cuFuncSetCacheConfig),
+    ENTRY(cuOccupancyMaxActiveClusters), ENTRY(cuPointerGetAttribute), ENTRY(cuTensorMapEncodeTiled),
+    ENTRY(cuTensorMapEncodeIm2col), ENTRY(cuGetErrorString), ENTRY(cuLaunchKernelEx), ENTRY(cuLaunchKernel),
+    {"cuGetProcAddress", (void (*)(void))cuGetProcAddress_v2},
+};
+
+/* The entry points' names, one after the other; NULL behind the last. */
+EXPORT const char *lowlat_null_entry(size_t index)
+{
+    return index < sizeof entries / sizeof *entries ? entries[index].name : NULL;
+}
+
+EXPORT CUresult cuGetProcAddress_v2(const char *symbol, void **function, int version, uint64_t flags, int *status)
+{
+    (void)version;
+    (void)flags;
+    CUresult result = injected("cuGetProcAddress");
+    if (result != CUDA_SUCCESS)
+        return result;
+    *function = NULL;
+    for (size_t i = 0; i < sizeof entries / sizeof *entries; ++i)
+        if (strcmp(entries[i].name, symbol) == 0)
+            memcpy(function, &entries[i].function, sizeof *function);
+    if (status != NULL)
+        *status = *function == NULL; /* CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND is 1 */
+    return *function == NULL ? CUDA_ERROR_NOT_FOUND : CUDA_SUCCESS;
+}
+
+EXPORT CUresult cuGetProcAddress(const char *symbol, void **function, int version, uint64_t flags)
+{
+    return cuGetProcAddress_v2(symbol, function, version, flags, NULL);
 }

@@ -1,0 +1,789 @@
+"""lowlat broken on purpose, once in each way that the tests must notice: `python tests/mutants.py`, or `make mutants`.
+
+Every mutant is one wrong idea of a fast launch path, applied to a copy of the package; the tests named with it must
+fail there.  The numbers are those of tests/test_edge_cases.py.  A mutant that survives means a missing test.  What
+nobody can observe does not belong here: a constexpr 1 taken for True, say, since Triton has one kernel for both.
+
+    python tests/mutants.py                 all of them, one after the other: some twenty minutes
+    python tests/mutants.py --jobs 4
+    python tests/mutants.py --only stream   those with the word in their name, or of an edge case: --only 43
+    python tests/mutants.py --list
+"""
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parent.parent
+TESTS = ROOT / "tests"
+TIMEOUT = 180  # seconds for the tests of one mutant; the slowest take ten
+
+CONDITIONS = {
+    "": lambda triton: True,
+    "Triton 3.7": lambda triton: triton >= (3, 7),
+    "Triton 3.9": lambda triton: triton >= (3, 9),
+    "CPython 3.11 or older": lambda triton: sys.version_info < (3, 12),
+    "CPython 3.12": lambda triton: sys.version_info >= (3, 12),
+}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    name: str
+    file: str  # under lowlat/
+    find: str  # must be there exactly once
+    replacement: str
+    tests: tuple[str, ...]  # pytest node ids, relative to tests/
+    also: tuple[tuple[str, str], ...] = ()  # further pairs of find and replacement in the same file
+    needs: str = ""  # what must be so for anybody to observe it
+
+    @property
+    def edits(self):
+        return ((self.find, self.replacement), *self.also)
+
+    @property
+    def cases(self):
+        """The edge cases that its tests stand for."""
+        return sorted({int(number) for test in self.tests for number in re.findall(r"::test_(\d\d)_", test)})
+
+
+def edge(*numbers):
+    """The node ids of edge cases."""
+    names = {int(name[5:7]): name for name in re.findall(r"^def (test_\d\d_\w+)", EDGE_CASES, re.MULTILINE)}
+    return tuple(f"test_edge_cases.py::{names[number]}" for number in numbers)
+
+
+def tuned(*names):
+    """The node ids of tests of tuners and heuristics."""
+    return tuple(f"test_autotune.py::test_{name}" for name in names)
+
+
+EDGE_CASES = (TESTS / "test_edge_cases.py").read_text()
+FAST, TRITON, PYTHON_H = "_fast.pyx", "_triton.py", "_python.h"
+
+MUTANTS = [
+    # ---- what the key says about arguments --------------------------------------------------------------------------
+    Mutant("int 1 is like any other", FAST,
+           "                if number == 1 and parameter.specialize:\n", "                if False:\n", edge(1)),
+    Mutant("parameters are not moved up where one is compiled in", FAST,
+           "&payload[plan.slots[i]]", "&payload[i]", edge(1)),
+    Mutant("divisibility of ints is not in the key", FAST,
+           "tags[i] = TAG_I32 + divisible(parameter, <uint64_t>number)", "tags[i] = TAG_I32", edge(2)),
+    Mutant("divisibility is not looked at where specialised", TRITON,
+           "specialize and not parameter.do_not_specialize_on_alignment", "False", edge(2, 19)),
+    Mutant("negative ints are never divisible", FAST,
+           "tags[i] = TAG_I32 + divisible(parameter, <uint64_t>number)",
+           "tags[i] = TAG_I32 + (divisible(parameter, <uint64_t>number) if number >= 0 else 0)", edge(3)),
+    Mutant("int64 is taken for int32", FAST,
+           "TAG_I32 if INT32_MIN <= number <= INT32_MAX else TAG_I64", "TAG_I32", edge(4)),
+    Mutant("uint64 is taken for int64", FAST, "        tag[0] = TAG_U64\n", "        tag[0] = TAG_I64\n", edge(5)),
+    Mutant("ints beyond 64 bits wrap around", FAST,
+           "    elif overflow > 0 and <object>argument < TWO_TO_64:\n"
+           "        payload[0] = PyLong_AsUnsignedLongLong(<object>argument)\n",
+           "    elif overflow != 0:\n"
+           "        payload[0] = PyLong_AsUnsignedLongLong(<object>argument & (TWO_TO_64 - 1))\n", edge(5)),
+    Mutant("True has the key of 1", FAST,
+           "            tags[i] = TAG_BOOL\n",
+           "            tags[i] = TAG_ONE if argument == Py_True else TAG_I32 | 1\n", edge(6)),
+    Mutant("subclasses of int are ints, and so are bools", FAST,
+           "        elif kind == &PyLong_Type:\n            if lowlat_compact_int",
+           "        elif isinstance(<object>argument, int):\n            if lowlat_compact_int", edge(6, 10)),
+    Mutant("whatever has __float__ is a float", FAST,
+           "        else:\n            return ARGUMENT\n        parameter += 1\n",
+           "        elif hasattr(<object>argument, '__float__'):\n            tags[i] = TAG_FLOAT\n"
+           "            payload[i] = float_bits(float(<object>argument), 32)\n"
+           "        else:\n            return ARGUMENT\n        parameter += 1\n", edge(11)),
+    Mutant("None has the key of an aligned tensor", FAST,
+           "            tags[i] = TAG_NONE\n", "            tags[i] = TAG_TENSOR + (6 << 1) + 1\n", edge(16)),
+    Mutant("floats have the key of ints", FAST, "            tags[i] = TAG_FLOAT\n", "            tags[i] = TAG_I32\n",
+           edge(17)),
+    Mutant("dtype is not in the key", FAST, "<uint8_t>(TAG_TENSOR + (tensor.dtype << 1))", "<uint8_t>TAG_TENSOR",
+           edge(18)),
+    Mutant("bool tensors are taken for bytes", FAST,
+           "<uint8_t>(TAG_TENSOR + (tensor.dtype << 1))",
+           "<uint8_t>(TAG_TENSOR + ((0 if tensor.dtype == 11 else tensor.dtype) << 1))", edge(18)),
+    Mutant("alignment of tensors is not in the key", FAST, " + divisible(parameter, tensor.pointer)\n", "\n", edge(19)),
+    Mutant("a tensor is known by its id", FAST,
+           "    if lowlat_torch.rung == LOWLAT_RUNG_SHIM:\n        if lowlat_shim_read(argument, &tensor):\n"
+           "            return UNREADABLE\n",
+           "    if argument == seen_argument:\n        tensor = seen_tensor\n"
+           "    elif lowlat_torch.rung == LOWLAT_RUNG_SHIM:\n        if lowlat_shim_read(argument, &tensor):\n"
+           "            return UNREADABLE\n        globals_seen(argument, tensor)\n", edge(19, 20),
+           also=(("cdef inline uint8_t divisible(",
+                  "cdef PyObject* seen_argument = NULL\ncdef lowlat_tensor seen_tensor\n\n\n"
+                  "cdef void globals_seen(PyObject* argument, lowlat_tensor tensor):\n"
+                  "    global seen_argument, seen_tensor\n    seen_argument = argument\n    seen_tensor = tensor\n\n\n"
+                  "cdef inline uint8_t divisible("), )),
+    Mutant("null is not a multiple of 16", FAST,
+           " + divisible(parameter, tensor.pointer)\n",
+           " + (divisible(parameter, tensor.pointer) if tensor.pointer else 0)\n", edge(21)),
+    Mutant("namedtuples are handed over as tuples", TRITON,
+           "    return run_of(kernel)(grid=grid, warmup=False, *args, **kwargs)",
+           "    args = tuple(tuple(a) if isinstance(a, tuple) else a for a in args)\n"
+           "    return run_of(kernel)(grid=grid, warmup=False, *args, **kwargs)", edge(23)),
+    Mutant("do_not_specialize is for every parameter", TRITON,
+           "specialize = not parameter.do_not_specialize\n", "specialize = False\n", edge(1, 2)),
+    Mutant("do_not_specialize also hides the width", FAST,
+           "TAG_I32 if INT32_MIN <= number <= INT32_MAX else TAG_I64",
+           "TAG_I32 if INT32_MIN <= number <= INT32_MAX or not parameter.specialize else TAG_I64", edge(24)),
+    Mutant("an annotated 1 is like any other int", FAST,
+           "    if number == 1 and parameter.specialize:\n        tag[0] = TAG_ONE\n    return OK\n", "    return OK\n",
+           edge(25)),
+    Mutant("annotated unsigned ints take negative numbers", FAST,
+           "    elif number < 0 or (parameter.bits < 64", "    elif (parameter.bits < 64", edge(25),
+           needs="Triton 3.7"),
+    Mutant("alignment of annotated pointers is not in the key", FAST,
+           "tag[0] = TAG_TENSOR | (tag[0] & (TAG_SMALL | 1))", "tag[0] = TAG_TENSOR", edge(26)),
+    Mutant("None is address 0 for an annotated pointer", FAST,
+           "            tag[0] = TAG_NONE\n", "            tag[0] = TAG_I32 | 1\n", edge(26)),
+
+    # ---- constexprs and options -------------------------------------------------------------------------------------
+    Mutant("constexprs are looked at once", FAST,
+           "            if argument != value.object and not specialize_value(kernel.strings, argument, value):\n"
+           "                return CONSTEXPR\n",
+           "            if value.object == NULL and not specialize_value(kernel.strings, argument, value):\n"
+           "                return CONSTEXPR\n", edge(7)),
+    Mutant("constexpr True and False are one", FAST,
+           "TAG_VALUE_TRUE if argument == Py_True else TAG_VALUE_FALSE", "TAG_VALUE_TRUE", edge(7)),
+    Mutant("constexpr floats are compared in single precision", FAST,
+           "value.word = float_bits(PyFloat_AS_DOUBLE(argument), 64)",
+           "value.word = float_bits(PyFloat_AS_DOUBLE(argument), 32)", edge(8)),
+    Mutant("constexpr floats are known by their id", FAST,
+           "value.word = float_bits(PyFloat_AS_DOUBLE(argument), 64)", "value.word = <uint64_t>argument", edge(9, 20)),
+    Mutant("the last constexpr is not held", FAST,
+           "    Py_INCREF(<object>argument)\n    value.object = argument\n", "    value.object = argument\n", edge(20),
+           also=(("    value.object = NULL\n    Py_XDECREF(old)\n    if kind", "    value.object = NULL\n    if kind"),
+                 ("        values[i].object = NULL\n        Py_XDECREF(old)\n", "        values[i].object = NULL\n"))),
+    Mutant("strings are known by their id", FAST,
+           "            canonical = argument\n",
+           "            canonical = argument\n        canonical = argument\n", edge(20)),
+    Mutant("constexpr objects are known by their id", FAST,
+           "    else:\n        return False\n    Py_INCREF(<object>argument)\n",
+           "    else:\n        value.tag = TAG_VALUE_OBJECT\n        value.word = <uint64_t>argument\n"
+           "    Py_INCREF(<object>argument)\n", edge(12, 15)),
+    Mutant("constexpr objects are known by their text", FAST,
+           "    else:\n        return False\n    Py_INCREF(<object>argument)\n",
+           "    else:\n        text = strings.setdefault(repr(<object>argument), repr(<object>argument))\n"
+           "        value.tag = TAG_VALUE_OBJECT\n        value.word = <uint64_t><PyObject*>text\n"
+           "    Py_INCREF(<object>argument)\n", edge(13)),
+    Mutant("tl.constexpr is unwrapped", FAST,
+           "    else:\n        return False\n    Py_INCREF(<object>argument)\n",
+           "    elif type(<object>argument) is state.constexpr_type and type((<object>argument).value) is int:\n"
+           "        value.tag = TAG_VALUE_INT\n        value.word = <uint64_t><int64_t>(<object>argument).value\n"
+           "    else:\n        return False\n    Py_INCREF(<object>argument)\n", edge(14)),
+    Mutant("options are not in the key", FAST,
+           "            binding.option_sources[len(options)] = <int16_t>(positional + i)\n"
+           "            options.append(name)\n", "            pass\n", edge(27, 30)),
+    Mutant("values of options are not in the key", FAST,
+           "        words[i] = value.word\n", "        words[i] = 0\n", edge(27)),
+    Mutant("options are looked at once", FAST,
+           "        if argument != value.object and not specialize_value(kernel.strings, argument, value):\n"
+           "            return OPTION\n",
+           "        if value.object == NULL and not specialize_value(kernel.strings, argument, value):\n"
+           "            return OPTION\n", edge(27)),
+    Mutant("names of options are not in the key", FAST,
+           "fingerprint[1] = (<Binding>binding).option_names", "fingerprint[1] = 0", edge(27)),
+    Mutant("order of options is not in the key", FAST,
+           "kernel.option_names.setdefault(tuple(options),", "kernel.option_names.setdefault(tuple(sorted(options)),",
+           edge(27)),
+    Mutant("options are numbered anew while plans know the old numbers", FAST,
+           "        forget(kernel)\n        kernel.binding = kernel.run_binding = None\n",
+           "        kernel.binding = kernel.run_binding = None\n", edge(30)),
+    Mutant("the kernel's debug option is not in the key", FAST,
+           "        self.debug_ = value\n        forget(self)\n", "        self.debug_ = value\n",
+           ("test_fast.py::test_debug_of_the_kernel", )),
+
+    # ---- binding ----------------------------------------------------------------------------------------------------
+    Mutant("names of keywords are not compared", FAST,
+           "\n            and (names == binding.name_items or memcmp(names, binding.name_items, keywords * "
+           "sizeof(PyObject*)) == 0))", ")", edge(28)),
+    Mutant("defaults are those of the last parameter", FAST,
+           "else kernel.parameters[i].default\n", "else kernel.parameters[count - 1].default\n", edge(28)),
+    Mutant("parameters given by keyword are handed over by position", TRITON,
+           "    return run_of(kernel)(grid=grid, warmup=False, *args, **kwargs)",
+           "    for name in kernel.arg_names[len(args):]:\n        if name not in kwargs:\n            break\n"
+           "        args += (kwargs.pop(name), )\n    return run_of(kernel)(grid=grid, warmup=False, *args, **kwargs)",
+           edge(29)),
+    Mutant("kernel[grid]() takes what run() takes", FAST,
+           "cdef object shape = (through, positional, name_tuple)", "cdef object shape = (positional, name_tuple)",
+           edge(30)),
+    Mutant("run() needs no grid and no warmup", FAST,
+           "    if through == THROUGH_RUN and (binding.grid_source < 0 or binding.warmup_source < 0):\n"
+           "        return None\n",
+           "    binding.grid_source = max(binding.grid_source, 0)\n"
+           "    binding.warmup_source = max(binding.warmup_source, 0)\n", edge(30)),
+    Mutant("run() takes warmup=1 for False", FAST,
+           "        if not warmup and args[(<Binding>binding).warmup_source] != Py_False:\n", "        if False:\n",
+           ("test_fast.py::test_run", )),
+
+    # ---- what may change between two launches -----------------------------------------------------------------------
+    Mutant("knobs are not in the key", FAST, "state.environment << 32 | <uint64_t><uint32_t>device",
+           "<uint64_t><uint32_t>device", edge(31)),
+    Mutant("knobs are compared by equality", TRITON,
+           "    return tuple((type(value), value) for value in values)", "    return tuple(values)", edge(31)),
+    Mutant("the runtime knobs are not watched", TRITON,
+           "vars(knobs), _own_dict(runtime), ", "vars(knobs), ", edge(31, 34)),
+    Mutant("the compilation knobs are not watched", TRITON,
+           "_own_dict(runtime), _own_dict(compilation), ", "_own_dict(runtime), ", edge(31)),
+    Mutant("knob objects replaced as a whole are not noticed", TRITON,
+           "dicts = [vars(knobs), ", "dicts = [", edge(31)),
+    Mutant("the stages hook is ignored", TRITON,
+           'elif getattr(knobs.runtime, "add_stages_inspection_hook", None) is not None:', "elif False:", edge(32),
+           needs="Triton 3.7"),
+    Mutant("the environment variable is read once", TRITON,
+           "variable = _FPSAN_VARIABLE.encode() if _has_fpsan(compilation) else None", "variable = None", edge(33),
+           needs="Triton 3.9"),
+    Mutant("hooks added to the chains are not noticed", FAST,
+           "        for watched in lists:\n", "        for watched in ():\n", edge(34)),
+    Mutant("the list of a hook chain is the one seen first", TRITON,
+           "            dicts.append(_own_dict(hook))\n", "", edge(34)),
+    Mutant("the exit hook is ignored", TRITON,
+           "for hook in (knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook)):\n        reason",
+           "for hook in (knobs.runtime.launch_enter_hook, )):\n        reason", edge(34, 35)),
+    Mutant("no hooks run for an empty grid", FAST,
+           "    cdef int reason = live_reason(kernel)\n",
+           "    cdef int reason = live_reason(kernel)\n"
+           "    if reason == LAUNCH_HOOK and grid != NULL and is_tuple(grid) and 0 in <object>grid:\n"
+           "        return lowlat_new_reference(kernel.last.reference())\n", edge(35)),
+    Mutant("a hook that the grid callable installs has no metadata", TRITON,
+           "    launch_metadata = compiled.launch_metadata(grid, stream, *bound.values())\n",
+           "    launch_metadata = None\n", edge(36)),
+    Mutant("a hook that the grid callable installs is not called", FAST,
+           "\n                or live_reason(kernel) != OK):", "):", edge(36)),
+    Mutant("pre-run hooks are not called", FAST, "        return PRE_RUN_HOOK\n", "        return OK\n", edge(37)),
+    Mutant("globals are not compared", FAST,
+           "    if kernel.has_globals and not globals_unchanged(kernel):\n", "    if False:\n", edge(38)),
+    Mutant("a global that is the same object is equal", FAST,
+           "    if value != item.recorded:", "    if value is not item.recorded and value != item.recorded:", edge(38)),
+    Mutant("a global that cannot be compared is the first error", FAST,
+           "    except Exception:\n        return False  # Triton",
+           "    except LookupError:\n        return False  # Triton", edge(38)),
+    Mutant("constexpr globals do not change in place", FAST,
+           "        elif item.attributes is not None:\n", "        elif False:\n", edge(38)),
+    Mutant("Triton's cache is not asked", FAST,
+           "    if not lowlat_stamp_current(&(<Plan>plan).stamp, <PyObject*>kernel.device_caches):\n",
+           "    if (<Plan>plan).compiled == NULL:\n", edge(39)),
+    Mutant("any kernel under the key will do", FAST,
+           "    if found == NULL or found != PyWeakref_GET_OBJECT(plan.reference):\n", "    if found == NULL:\n",
+           edge(39)),
+    Mutant("writes to the kernel cache are not noticed", PYTHON_H,
+           " &&\n           stamp->inner_version == *stamp->inner;", ";", edge(39), needs="CPython 3.11 or older"),
+    Mutant("writes to the caches are not noticed", PYTHON_H,
+           "stamp->outer == outer && stamp->outer_version == lowlat_cache_changes", "stamp->outer == outer", edge(39),
+           needs="CPython 3.12"),
+    Mutant("futures are waited for", "jit.py",
+           "    return _triton.launch_with_triton(kernel, grid, args, kwargs)",
+           "    result = _triton.launch_with_triton(kernel, grid, args, kwargs)\n"
+           '    return result.result() if hasattr(result, "result") else result', edge(40), needs="Triton 3.7"),
+    Mutant("a declined compilation is remembered", TRITON,
+           "compiled.module is None:\n        return None\n",
+           'compiled.module is None:\n        return _fast.Plan("triton", reason="no kernel")\n', edge(41)),
+    Mutant("device is not in the key", FAST, "state.environment << 32 | <uint64_t><uint32_t>device",
+           "state.environment << 32", edge(42)),
+    Mutant("launches go to the default stream", FAST,
+           "        if lowlat_current_stream(device, &stream) != 0:\n", "        if False:\n", edge(43)),
+    Mutant("tensors of another device are refused", FAST,
+           "    if not lowlat_on_device(tensor.device):\n        return NOT_ON_DEVICE\n",
+           "    if not lowlat_on_device(tensor.device):\n        return NOT_ON_DEVICE\n"
+           "    if (<object>argument).get_device() not in (-1, lowlat_current_device()):\n"
+           "        raise ValueError('the tensor is on another device')\n", edge(44)),
+    Mutant("CPU tensors are launched", FAST,
+           "    if not lowlat_on_device(tensor.device):\n        return NOT_ON_DEVICE\n", "", edge(45)),
+    Mutant("another active driver is not noticed", TRITON,
+           "_own_dict(compilation), _own_dict(_driver_config)]", "_own_dict(compilation)]", edge(46)),
+    Mutant("a getter put on the driver is not noticed", TRITON,
+           "        dicts.append(_own_dict(active))\n", "", edge(46)),
+    Mutant("any driver is CUDA's", TRITON,
+           "elif _cuda_driver_class() is None or not isinstance(active, _cuda_driver_class()):", "elif False:",
+           edge(22, 46)),
+    Mutant("patched launch functions are not noticed", TRITON, "    return (any(", "    return False and (any(",
+           edge(65)),
+    Mutant("classes are not watched", FAST, "        for watched in types:\n", "        for watched in ():\n",
+           ("test_edge_cases.py::test_whoever_wraps_a_function_of_the_launch_sees_every_launch", )),
+    Mutant("run on the instance is not called", FAST,
+           "    if reason == OK and kernel.run_replaced and through == THROUGH_GETITEM:\n", "    if False:\n",
+           ("test_jit.py::test_run_set_on_the_instance", )),
+    Mutant("the run that was replaced goes to Triton", FAST,
+           "    if reason == OK and kernel.run_replaced and through == THROUGH_GETITEM:\n",
+           "    if reason == OK and kernel.run_replaced:\n",
+           ("test_jit.py::test_run_set_on_the_instance_calls_the_one_before", )),
+    Mutant("a doubled keyword is refused in lowlat's name", "jit.py",
+           "        if \"grid\" in kwargs and \"warmup\" in kwargs:\n", "        if False:\n",
+           ("test_jit.py::test_doubled_keywords", )),
+    Mutant("a doubled keyword is refused in lowlat's name where Triton is patched", TRITON,
+           "    if inspect.getattr_static(KernelInterface, \"__getitem__\") is _ORIGINALS[1][2]:\n", "    if False:\n",
+           ("test_jit.py::test_doubled_keywords", )),
+    Mutant("run of a subclass is not called", FAST,
+           "        return SUBCLASS\n    if not", "        return OK\n    if not", ("test_jit.py::test_subclass", )),
+    Mutant("a fork is not noticed", FAST,
+           "    state.forked = True\n    state.stale = True\n", "    state.stale = True\n", edge(50)),
+
+    # ---- threads, lifetimes, tensors of other kinds -----------------------------------------------------------------
+    Mutant("a thread without a context is an error", FAST,
+           "        if result == CUDA_ERROR_INVALID_CONTEXT and no_context():\n            # Nothing",
+           "        if False:\n            # Nothing", edge(48)),
+    Mutant("a context that is gone is no context", FAST,
+           "        if result == CUDA_ERROR_INVALID_CONTEXT and no_context():\n            # Nothing",
+           "        if result == CUDA_ERROR_INVALID_CONTEXT:\n            # Nothing",
+           ("test_fast.py::test_a_context_that_is_gone", )),
+    Mutant("a thread without a context is an error over a callable grid", FAST,
+           "            if result == CUDA_ERROR_INVALID_CONTEXT and no_context():\n                kernel.exits_",
+           "            if False:\n                kernel.exits_", edge(48)),
+    Mutant("tensors of another device are launched", FAST,
+           "    if lowlat_elsewhere(&tensor, device):\n", "    if False:\n", edge(44)),
+    Mutant("the size of a storage is not in the key", FAST,
+           "    if lowlat_torch.ranged and tensor.small:\n", "    if False:\n",
+           ("test_generated.py::test_storage_size_is_in_the_fingerprint", )),
+    Mutant("scratch memory is not allocated", TRITON,
+           "    if scratch or sanitized:\n", "    if sanitized:\n", edge(49)),
+    Mutant("parameters are in a static buffer", FAST,
+           "cdef uint64_t* payload = <uint64_t*>alloca((count + 1) * sizeof(uint64_t))",
+           "cdef uint64_t* payload = static_payload", edge(51),
+           also=(("cdef lowlat_driver_api driver\n",
+                  "cdef lowlat_driver_api driver\ncdef uint64_t[4096] static_payload\n"), )),
+    Mutant("arguments of the first call are kept alive", FAST,
+           "        if type_of(arguments[i]) in (state.triton_dtype_type, state.torch_dtype_type):\n",
+           "        if True:\n", edge(52)),
+    Mutant("kernels are kept alive", FAST,
+           "        plan.keepalive = tuple(keepalive)\n", "        plan.keepalive = (*keepalive, result)\n", edge(52)),
+    Mutant("a kernel is not held during its launch", FAST,
+           "        lowlat_hold(compiled)\n        launch_over_callable(kernel, <Plan>plan, compiled, grid, stream, "
+           "arguments, payload)\n",
+           "        launch_over_callable(kernel, <Plan>plan, compiled, grid, stream, arguments, payload)\n"
+           "        lowlat_hold(compiled)\n", edge(52)),
+    Mutant("a torch function mode is ignored", FAST,
+           "                if function_mode_enabled():\n                    return TORCH_FUNCTION_MODE\n"
+           "                modes_checked = True\n            if parameter",
+           "                modes_checked = True\n            if parameter", edge(53)),
+    Mutant("subclasses of Tensor are tensors", FAST,
+           "        if kind == tensor_type or kind == state.parameter_type:\n            if not modes_checked:",
+           "        if isinstance(<object>argument, <object>tensor_type):\n            if not modes_checked:",
+           edge(53)),
+    Mutant("a tensor without an address is launched", FAST,
+           "        if lowlat_shim_read(argument, &tensor):\n            return UNREADABLE\n",
+           "        lowlat_shim_read(argument, &tensor)\n", edge(61)),
+    Mutant("data_ptr() is asked to make the key", FAST,
+           "        else:\n            return ARGUMENT\n        parameter += 1\n",
+           "        elif hasattr(<object>argument, 'data_ptr') and (<object>argument).data_ptr() < 0:\n"
+           "            return UNREADABLE\n        else:\n            return ARGUMENT\n        parameter += 1\n",
+           edge(62)),
+
+    # ---- grid -------------------------------------------------------------------------------------------------------
+    Mutant("a missing grid dimension is 0", FAST, "    blocks[1] = 1\n", "    blocks[1] = 0\n", edge(54)),
+    Mutant("grid elements are converted", FAST,
+           "        if type_of(items[i]) != &PyLong_Type:\n            return False\n        if not",
+           "        if type_of(items[i]) != &PyLong_Type:\n            number = int(<object>items[i])\n"
+           "        elif not", edge(56)),
+    Mutant("no grid is one block", FAST,
+           "    if size < 1:\n        return False\n",
+           "    if size < 1:\n        blocks[0] = blocks[1] = blocks[2] = 1\n        return True\n", edge(56)),
+    Mutant("the product of the grid is taken in 64 bits", FAST,
+           "if <int32_t>(<uint32_t>blocks[0] * <uint32_t>blocks[1] * <uint32_t>blocks[2]) <= 0:",
+           "if <int64_t>blocks[0] * blocks[1] * blocks[2] <= 0:", edge(57)),
+    Mutant("a negative product launches", FAST,
+           "<uint32_t>blocks[2]) <= 0:", "<uint32_t>blocks[2]) == 0:", edge(57)),
+    Mutant("the grid is copied", FAST,
+           "    (<Launcher>launcher).grid = <object>grid\n",
+           "    (<Launcher>launcher).grid = tuple(<object>grid) if is_list(grid) else <object>grid\n", edge(58)),
+    Mutant("what a grid callable changes is ignored", FAST,
+           "(tag == 0 or tag != lowlat_dict_tag(bound)) and not still_bound(kernel, bound, arguments)", "False",
+           edge(55)),
+    Mutant("a tensor that a grid callable moves is passed as it was", FAST,
+           "        elif not read_addresses(kernel, plan.device, arguments, payload):\n", "        elif False:\n",
+           edge(62)),
+    Mutant("all grid callables get one dict", FAST,
+           "cdef dict bound = PyDict_Copy(kernel.template)  # cheaper than growing a new one",
+           "cdef dict bound = kernel.template", edge(55)),
+
+    # ---- the launch -------------------------------------------------------------------------------------------------
+    Mutant("True is all ones", FAST,
+           "            tags[i] = TAG_BOOL\n            payload[i] = argument == Py_True\n",
+           "            tags[i] = TAG_BOOL\n            payload[i] = 255 if argument == Py_True else 0\n", edge(59)),
+    Mutant("declared bools are 0 or 1", FAST,
+           "    if kind != &PyLong_Type or parameter.kind == KIND_OTHER:\n        return ANNOTATION\n",
+           "    if parameter.kind == KIND_OTHER and kind == &PyLong_Type:\n        tag[0] = TAG_BOOL\n"
+           "        payload[0] = 1 if <object>argument else 0\n        return OK\n"
+           "    if kind != &PyLong_Type:\n        return ANNOTATION\n", edge(59)),
+    Mutant("bf16 is rounded", FAST, "return half >> 16 if bits == 16 else half",
+           "return (half + 0x8000) >> 16 if bits == 16 else half", edge(60)),
+    Mutant("fp16 is passed as fp32", TRITON, '_PACKED_TYPES = {"i8", ', '_PACKED_TYPES = {"fp16", "i8", ', edge(60)),
+    Mutant("-0.0 is 0.0", FAST, "    single = <float>number\n", "    single = <float>(number + 0.0)\n", edge(60)),
+    Mutant("infinity stops at the largest float", FAST, "    single = <float>number\n",
+           "    single = <float>max(min(number, 3.4028234663852886e38), -3.4028234663852886e38)\n", edge(60)),
+    Mutant("the wrapper route over a callable grid launches nothing", FAST,
+           "            call_wrapper(plan, blocks, stream, arguments, kernel.parameter_count)\n", "            pass\n",
+           edge(60)),
+    Mutant("the wrapper route confuses cooperative and PDL", FAST,
+           "<uint64_t>stream, function, plan.cooperative, plan.pdl,\n            plan.packed_metadata",
+           "<uint64_t>stream, function, plan.pdl, plan.cooperative,\n            plan.packed_metadata", edge(27),
+           needs="Triton 3.7"),
+    Mutant("the wrapper route launches on the default stream", FAST,
+           "<uint64_t>stream, function, plan.cooperative, plan.pdl,\n            plan.packed_metadata",
+           "0, function, plan.cooperative, plan.pdl,\n            plan.packed_metadata", edge(43), needs="Triton 3.7"),
+    Mutant("launch attributes are in another order", FAST,
+           "        if pdl:\n"
+           "            self.add_attribute(CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, 1)\n"
+           "        if cooperative:\n            self.add_attribute(CU_LAUNCH_ATTRIBUTE_COOPERATIVE, 1)\n",
+           "        if cooperative:\n            self.add_attribute(CU_LAUNCH_ATTRIBUTE_COOPERATIVE, 1)\n"
+           "        if pdl:\n"
+           "            self.add_attribute(CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, 1)\n", edge(27)),
+    Mutant("clusters are not asked for", FAST, "        if clusters != 1:\n", "        if False:\n", edge(27, 57)),
+    Mutant("the grid is not counted in clusters", FAST,
+           "<uint32_t>blocks[0] * plan.clusters", "<uint32_t>blocks[0]", edge(27, 57)),
+    Mutant("clusters of 16 are not allowed first", FAST, "    if plan.clusters == 16:\n", "    if False:\n",
+           ("test_fast.py::test_failed_cluster_attribute", )),
+    Mutant("no dynamic shared memory", FAST, "config.shared = plan.shared", "config.shared = 0",
+           ("test_fast.py::test_shared_memory", )),
+    Mutant("the driver's errors are swallowed", FAST,
+           "        raise_driver_error(result)\n    return compiled\n", "        pass\n    return compiled\n",
+           ("test_fast.py::test_failed_launches", )),
+    Mutant("the driver's errors are swallowed over a callable grid", FAST,
+           "            elif result != 0:\n                raise_driver_error(result)\n", "", edge(42)),
+    Mutant("Triton's errors are swallowed", FAST,
+           "        result = state.launch_with_triton(kernel, <object>grid, values, named)\n",
+           "        try:\n            result = state.launch_with_triton(kernel, <object>grid, values, named)\n"
+           "        except Exception:\n            result = None\n", edge(47)),
+    Mutant("a native launch returns nothing", FAST,
+           "        raise_driver_error(result)\n    return compiled\n",
+           "        raise_driver_error(result)\n    lowlat_release(compiled)\n    lowlat_hold(Py_None)\n"
+           "    return Py_None\n", edge(63)),
+    Mutant("warmup launches", FAST,
+           "    if warmup:\n        lowlat_hold(compiled)\n        return compiled\n", "", edge(64)),
+    Mutant("the last but one plan is taken unseen", FAST,
+           "    if not matches(<Plan>found, fingerprint, size):\n        found = PyDict",
+           "    if kernel.second is None:\n        found = PyDict", edge(2)),
+
+    # ---- tuners and heuristics --------------------------------------------------------------------------------------
+    Mutant("a tuner's cache is looked into once", FAST,
+           "        if choice == NULL or not lowlat_stamp_current(&(<Choice>choice).stamp, <PyObject*>tuner.cache):\n",
+           "        if choice == NULL or (<Choice>choice).config == NULL:\n",
+           tuned("cache_cleared_replaced_and_seeded", "a_cache_of_another_class")),
+    Mutant("a Config is read once", FAST,
+           "    if not additions_current(<Additions>additions, config[0]) or (<Additions>additions).refusal != OK:\n",
+           "    if additions == Py_None or (<Additions>additions).refusal != OK:\n",
+           tuned("a_config_changed_after_tuning", "configs_reassigned")),
+    Mutant("a Config's kwargs are read once", FAST,
+           "            and same_flat_items(additions.kwargs, additions.kwargs_seen)):\n        return False\n",
+           "            and True):\n        return False\n", tuned("a_config_changed_after_tuning")),
+    Mutant("a Config's __dict__ is the one seen first", FAST,
+           "    if attributes != <PyObject*>additions.attributes:\n        return False\n", "",
+           tuned("a_config_changed_after_tuning", "cache_cleared_replaced_and_seeded")),
+    Mutant("dtypes are not in the tuning key", FAST,
+           "            tags[i] = <uint8_t>(dtype + 1)\n", "            tags[i] = 1\n",
+           tuned("dtypes_are_part_of_the_key_in_the_order_of_the_call")),
+    Mutant("types are not in the tuning key", FAST,
+           "            tags[i] = value.tag\n            fingerprint[i] = value.word\n",
+           "            tags[i] = TAG_VALUE_INT\n            fingerprint[i] = value.word\n", tuned("key_values")),
+    Mutant("every NaN is the same key", FAST,
+           "                return KEY  # to Triton each NaN", "                pass  #",
+           tuned("nan_is_a_new_key_each_time")),
+    Mutant("a key of any type is compared by address", FAST,
+           "            if argument != value.object and not specialize_value(tuner.strings, argument, value):\n"
+           "                return KEY\n",
+           "            if argument != value.object and not specialize_value(tuner.strings, argument, value):\n"
+           "                value.tag = TAG_VALUE_OBJECT\n                value.word = <uint64_t>argument\n",
+           tuned("unhashable_keys", "keys_of_other_types_are_tritons_to_compare")),
+    Mutant("whatever is no tensor has no dtype", FAST,
+           "            shape.untyped[i] = kind\n        else:\n            return ARGUMENT\n",
+           "            shape.untyped[i] = kind\n        else:\n            tags[i] = 0\n",
+           tuned("other_arguments_with_a_dtype")),
+    Mutant("a torch function mode is ignored by tuners", FAST,
+           "                    return TORCH_FUNCTION_MODE\n                modes_checked = True\n"
+           "            if lowlat_torch.rung",
+           "                    pass\n                modes_checked = True\n            if lowlat_torch.rung",
+           tuned("torch_function_mode")),
+    Mutant("keys are read once", FAST,
+           "            or not same_items(<PyObject*>tuner.keys, <PyObject*>tuner.keys_seen)\n            or not fits",
+           "            or not fits", tuned("keys_changed")),
+    Mutant("arg_names are read once", FAST,
+           "            or not same_items(<PyObject*>tuner.arg_names, <PyObject*>tuner.arg_names_seen)\n"
+           "            or not same", "            or not same", tuned("arg_names_changed")),
+    Mutant("best_config is set where it was looked for", FAST,
+           "            tuner.best_config_ = <object>config\n", "            pass\n", tuned("keys_alternate")),
+    Mutant("nargs stays after a native call", FAST,
+           "    if <PyObject*>tuner.nargs_ != Py_None:\n        tuner.nargs_ = None\n", "",
+           tuned("failed_launches", "arguments_given_twice")),
+    Mutant("nargs is None after a failed call", FAST,
+           "        tuner.nargs_ = dict(zip(tuner.arg_names, values_of(args, positional)))  # Triton",
+           "        tuner.nargs_ = None  # Triton", tuned("failed_launches")),
+    Mutant("nargs during a native call are not there", FAST,
+           "    cdef TunedCall* call = begin_call(tuner, positional)\n"
+           "    memcpy(call.args, args, positional * sizeof(PyObject*))\n",
+           "    cdef TunedCall* call = begin_call(tuner, 0)\n", tuned("callable_grid", "launch_hooks")),
+    Mutant("nargs are those of any thread", FAST,
+           "    while call != NULL and call.thread != PyThreadState_Get():\n", "    while False:\n",
+           tuned("another_threads_call_does_not_show", "threads")),
+    Mutant("what Triton sets while it tunes is everybody's", FAST,
+           "        return None if call == NULL or call.attributes == NULL else <dict>call.attributes\n",
+           "        return None\n", tuned("threads_restoring_values")),
+    Mutant("the pre_hook of a Config is not called", FAST,
+           "        additions.refusal = PRE_HOOK\n        return additions\n", "        pass\n",
+           tuned("pre_hook_of_a_config")),
+    Mutant("arguments that the Config has too are the Config's", FAST,
+           "        additions.refusal = BINDING  # given twice\n        return additions\n", "        pass\n",
+           tuned("arguments_given_twice")),
+    Mutant("grid= given twice is not noticed", FAST,
+           "or (through == THROUGH_GETITEM and name in RUN_NAMES):\n", "or False:\n", tuned("arguments_given_twice")),
+    Mutant("Triton's Autotuner is the one seen first", FAST,
+           "    if not outer_types_current():\n        refresh_outer()\n    if state.outer_reason != OK:\n"
+           "        return state.outer_reason\n",
+           "    if state.tuner_type_version == NO_VERSION:\n        refresh_outer()\n",
+           tuned("run_swapped_on_the_class")),
+    Mutant("Tensor.dtype is the one seen first", FAST,
+           "== state.tensor_type_version\n", "!= 1\n", tuned("dtype_patched")),
+    Mutant("JITFunction.run replaced on its class is not called by tuners", FAST,
+           "        if kernel_type_current() and not (<Kernel>fn).run_replaced:\n",
+           "        if not (<Kernel>fn).run_replaced:\n", tuned("run_of_the_kernel_swapped_on_the_class")),
+    Mutant("run replaced on a kernel is not called by tuners", FAST,
+           "        if kernel_type_current() and not (<Kernel>fn).run_replaced:\n",
+           "        if kernel_type_current():\n",
+           tuned("run_set_on_the_kernel", "run_captured_before_it_was_replaced")),
+    Mutant("run replaced on a tuner is not called", FAST,
+           "        return RUN_REPLACED  # as in `launch`\n", "        return OK\n", tuned("run_set_on_the_instance")),
+    Mutant("run replaced on a tuner is called by itself", FAST,
+           "    if outer.run_replaced and through == THROUGH_GETITEM:\n", "    if outer.run_replaced:\n",
+           tuned("run_captured_before_it_was_replaced")),
+    Mutant("all heuristics get one dict", FAST,
+           "            elif Py_REFCNT(<PyObject*>bound) != 1 or lowlat_dict_tag(bound) != tag:\n",
+           "            elif False:\n", tuned("each_heuristic_gets_its_own_dict"), needs="CPython 3.11 or older"),
+    Mutant("the last call's tensors are kept for the heuristics", FAST,
+           "    return 0 if type_of(argument) == state.tensor_type else remember_one(shape, i, argument)\n",
+           "    return remember_one(shape, i, argument)\n",
+           tuned("scalars_are_remembered_and_nothing_else", "arguments_are_not_kept_alive"),
+           also=(("            or argument == Py_None or (is_tuple(argument) and only_ints(argument))):\n",
+                  "            or True):\n"), )),
+    Mutant("heuristics are read once", FAST,
+           "    return lowlat_stamp_current(&shape.stamp, <PyObject*>values) or read_heuristics(shape, values)\n",
+           "    return shape.functions[0] != NULL or read_heuristics(shape, values)\n", tuned("values_changed")),
+    Mutant("heuristics that add a heuristic are not noticed", FAST,
+           "        check_heuristics(shape, values)\n        bound = copied = None\n",
+           "        bound = copied = None\n", tuned("heuristics_that_add_a_heuristic")),
+    Mutant("a heuristic's value does not replace the caller's", FAST,
+           "            extended[positional + shape.places[i]] = results[i]\n",
+           "            if shape.places[i] >= keywords:\n"
+           "                extended[positional + shape.places[i]] = results[i]\n",
+           tuned("heuristics_override_and_take_their_place")),
+    Mutant("heuristics leak what they return", FAST,
+           "        for i in range(computed):\n            lowlat_release(results[i])\n", "        pass\n",
+           tuned("nothing_leaks")),
+    Mutant("configurations are kept after the cache was cleared", FAST,
+           "        drop_shapes(tuner)  # the cache", "        pass  # the cache", tuned("configs_are_not_kept_alive")),
+    Mutant("a tuner's choices grow without bound", FAST,
+           "    if len(shape.choices) >= MAX_PLANS or len(tuner.strings) >= MAX_PLANS:\n        drop",
+           "    if False:\n        drop", tuned("keys_are_bounded")),
+]
+
+
+# ---- running them ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Result:
+    mutant: Mutant
+    verdict: str  # killed, survived, did not build, did not run, not here
+    by: str = ""
+    seconds: float = 0.0
+    output: str = ""
+
+
+def copy_package(folder):
+    """The sources, without anything built."""
+    built = shutil.ignore_patterns("*.so", "*.so.1", "*.pyc", "__pycache__", "_fast.c", "_fast.html", ".hypothesis")
+    for name in ("lowlat", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=built)
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy2(ROOT / name, folder / name)
+
+
+def environment(folder):
+    """Without a GPU, and with the copy in front of every other lowlat."""
+    path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "CUDA_VISIBLE_DEVICES": "",
+            "LOWLAT_CFLAGS": "-O0 -g0"}
+
+
+def run(command, folder, within=".", timeout=None):
+    """(exit status, output); the status is None for a command that had to be stopped, with all it had started."""
+    process = subprocess.Popen([sys.executable, *command], cwd=folder / within, env=environment(folder),
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+                               start_new_session=True)
+    try:
+        output = process.communicate(timeout=timeout)[0]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        return None, process.communicate()[0]
+    return process.returncode, output
+
+
+def build(folder):
+    status, output = run(["setup.py", "-q", "build_ext", "--inplace"], folder)
+    return status == 0, output
+
+
+def run_tests(folder, tests, *options, timeout=TIMEOUT):
+    return run(["-m", "pytest", "-v", "-p", "no:cacheprovider", *options, *tests], folder, "tests", timeout)
+
+
+def apply(mutant, folder):
+    """Edits the file; what is wrong with the mutant, or None."""
+    path = folder / "lowlat" / mutant.file
+    text = path.read_text()
+    for find, replacement in mutant.edits:
+        if text.count(find) != 1:
+            return f"{mutant.name}: found {text.count(find)} times in {mutant.file}, must be once:\n{find}"
+        text = text.replace(find, replacement)
+    path.write_text(text)
+    return None
+
+
+def try_mutant(mutant, base, folder):
+    started = time.monotonic()
+    shutil.copytree(base, folder)
+    try:
+        wrong = apply(mutant, folder)
+        assert wrong is None, wrong
+        if not mutant.file.endswith(".py"):
+            built, output = build(folder)
+            if not built:
+                return Result(mutant, "did not build", output=output, seconds=time.monotonic() - started)
+        status, output = run_tests(folder, mutant.tests, "-x")
+        verdict, by = judge(status, output)
+        return Result(mutant, verdict, by, time.monotonic() - started, output)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def judge(status, output):
+    """pytest's exit status: 0 all passed, 1 some failed, from 2 on it could not run them."""
+    started = re.findall(r"^(\S+::\w+(?:\[.*?\])?)(?= |$)", output, re.MULTILINE)
+    last = started[-1] if started else "?"
+    if status is None:
+        return "killed", f"{last} (hangs)"
+    if status < 0:
+        return "killed", f"{last} (crashes: {signal.Signals(-status).name})"
+    if status == 0:
+        return "survived", ""
+    if status == 1:
+        failed = re.search(r"^FAILED (\S+::.*?)(?: - |$)", output, re.MULTILINE)
+        line = re.findall(r"^> +(\S.*)$", output, re.MULTILINE)[-1:]  # the innermost one
+        return "killed", "\n".join([failed[1] if failed else last, *line])
+    return "did not run", ""
+
+
+def triton_version(folder):
+    """Of the copy's interpreter, which must import the copy."""
+    code = "import lowlat, triton; print(lowlat._fast.__file__); print(triton.__version__)"
+    status, output = run(["-c", code], folder)
+    lines = output.splitlines()
+    if status != 0 or not lines[-2].startswith(str(folder)):
+        sys.exit(f"the copy in {folder} is not what is imported there:\n{output}")
+    return tuple(int(part) for part in lines[-1].split("+")[0].split(".")[:2])
+
+
+def selected(words):
+    return [mutant for mutant in MUTANTS
+            if all(int(word) in mutant.cases if word.isdigit() else word.lower() in mutant.name.lower()
+                   for word in words)]
+
+
+def table(mutants):
+    result = Table("mutant", "file", "edge cases", "tests")
+    for mutant in mutants:
+        result.add_row(escape(mutant.name), mutant.file, ", ".join(map(str, mutant.cases)), "\n".join(mutant.tests))
+    return result
+
+
+def results_table(results):
+    colours = {"killed": "green", "not here": "dim"}
+    result = Table("mutant", "edge cases", "verdict", "by", "s")
+    for entry in results:
+        colour = colours.get(entry.verdict, "bold red")
+        result.add_row(escape(entry.mutant.name), ", ".join(map(str, entry.mutant.cases)),
+                       f"[{colour}]{entry.verdict}[/{colour}]", escape(entry.by), f"{entry.seconds:.0f}")
+    return result
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", default=[], metavar="WORD",
+                        help="mutants with all these words in their names; a number: of that edge case")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="so many at a time (1)")
+    parser.add_argument("--list", action="store_true", help="show them and stop")
+    arguments = parser.parse_args()
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    if arguments.jobs < 1:
+        parser.error(f"--jobs is {arguments.jobs}, must be 1 or more")
+    mutants = selected(arguments.only)
+    if not mutants:
+        parser.error(f"no mutant is called {' '.join(arguments.only)!r}; see --list")
+    if arguments.list:
+        console.print(table(mutants))
+        return 0
+    with tempfile.TemporaryDirectory(prefix="lowlat-mutants-") as name:
+        results = run_all(mutants, Path(name).resolve(), arguments.jobs, console)
+    return report(results, console)
+
+
+def run_all(mutants, folder, jobs, console):
+    base = folder / "base"
+    base.mkdir()
+    copy_package(base)
+    for i, mutant in enumerate(mutants):
+        trial = folder / f"trial{i}"
+        (trial / "lowlat").mkdir(parents=True)
+        shutil.copy2(base / "lowlat" / mutant.file, trial / "lowlat")
+        if wrong := apply(mutant, trial):
+            sys.exit(wrong)
+        shutil.rmtree(trial)
+    built, output = build(base)
+    if not built:
+        sys.exit(f"lowlat itself does not build:\n{output}")
+    version = triton_version(base)
+    here = [mutant for mutant in mutants if CONDITIONS[mutant.needs](version)]
+    tests = sorted({test for mutant in here for test in mutant.tests})
+    console.print(f"{len(mutants)} mutants, {len(tests)} tests, Triton {'.'.join(map(str, version))}")
+    status, output = run_tests(base, tests, timeout=20 * TIMEOUT)
+    if status != 0:
+        sys.exit(f"the tests do not pass on lowlat as it is:\n{output}")
+    console.print("the tests pass on lowlat as it is")
+
+    def work(numbered):
+        i, mutant = numbered
+        if mutant not in here:
+            return Result(mutant, "not here", f"needs {mutant.needs}")
+        result = try_mutant(mutant, base, folder / f"mutant{i}")
+        console.print(f"{i + 1:3}  {result.verdict:13}  {mutant.name}", highlight=False, markup=False)
+        return result
+
+    with ThreadPoolExecutor(jobs) as executor:
+        return list(executor.map(work, enumerate(mutants)))
+
+
+def report(results, console):
+    console.print(results_table(results))
+    bad = [result for result in results if result.verdict not in ("killed", "not here")]
+    for result in bad:
+        if result.verdict != "survived":
+            console.print(f"{result.mutant.name}: {result.verdict}\n{result.output[-3000:]}", markup=False)
+    counts = {}
+    for result in results:
+        counts[result.verdict] = counts.get(result.verdict, 0) + 1
+    console.print(f"{len(results)} mutants: " + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
