@@ -322,4 +322,5 @@ cdef class State:
     cdef PyTypeObject* heuristics_type
     cdef PyTypeObject* config_type
     cdef unsigned int tuner_type_version, heuristics_type_version, config_type_version, tensor_type_version
+    cdef unsigned int parameter_type_version
     cdef object read_outer, outer_with_triton, outer_getitem

@@ -1278,12 +1278,12 @@ cdef PyObject* hand_on(PyObject* fn, PyObject* grid, PyObject* const* args, Py_s
     caller."""
     cdef PyTypeObject* kind = type_of(fn)
     if kind == state.kernel_type:
-        if kernel_type_current():
+        if kernel_type_current() and not (<Kernel>fn).run_replaced:
             return launch(<Kernel>fn, grid, args, positional, names, keywords, through)
     elif kind == state.tuner_type or kind == state.heuristics_type:
         if not outer_types_current():
             refresh_outer()
-        if state.outer_reason == OK:
+        if state.outer_reason == OK and not (<Outer>fn).run_replaced:
             return (<Outer>fn).call(grid, args, positional, names, keywords, through)
     cdef tuple values = values_of(args, positional)
     cdef dict named = {}
@@ -1306,22 +1306,25 @@ cdef inline bint outer_types_current():
             and (<PyTypeObjectFields*>state.heuristics_type).tp_version_tag == state.heuristics_type_version
             and (<PyTypeObjectFields*>state.config_type).tp_version_tag == state.config_type_version
             and (state.tensor_type == NULL
-                 or (<PyTypeObjectFields*>state.tensor_type).tp_version_tag == state.tensor_type_version))
+                 or (<PyTypeObjectFields*>state.tensor_type).tp_version_tag == state.tensor_type_version
+                 and (<PyTypeObjectFields*>state.parameter_type).tp_version_tag == state.parameter_type_version))
 
 
 cdef int refresh_outer() except -1:
-    cdef unsigned int versions[4]
+    cdef unsigned int versions[5]
     state.tuner_type_version = NO_VERSION
     versions[0] = version_of(state.tuner_type)
     versions[1] = version_of(state.heuristics_type)
     versions[2] = version_of(state.config_type)
     versions[3] = version_of(state.tensor_type) if state.tensor_type != NULL else NO_VERSION
+    versions[4] = version_of(state.parameter_type) if state.parameter_type != NULL else NO_VERSION
     state.outer_reason = REASON_NAMES.index(state.read_outer())
     # Taken before reading: a change meanwhile is seen by the next call.
     state.tuner_type_version = versions[0]
     state.heuristics_type_version = versions[1]
     state.config_type_version = versions[2]
     state.tensor_type_version = versions[3]
+    state.parameter_type_version = versions[4]
     return 0
 
 
@@ -1334,15 +1337,15 @@ cdef unsigned int version_of(PyTypeObject* kind) except? 0:
     return (<PyTypeObjectFields*>kind).tp_version_tag or NO_VERSION
 
 
-cdef inline int outer_reason(Outer outer, PyTypeObject* kind) except -1:
+cdef inline int outer_reason(Outer outer, PyTypeObject* kind, int through) except -1:
     """Why this tuner or these heuristics may not be followed natively right now, or OK.  What keeps a kernel from a
     native launch is the kernel's to see."""
     if not outer_types_current():
         refresh_outer()
     if state.outer_reason != OK:
         return state.outer_reason
-    if outer.run_replaced:
-        return RUN_REPLACED
+    if outer.run_replaced and through == THROUGH_GETITEM:
+        return RUN_REPLACED  # as in `launch`
     if type_of(<PyObject*>outer) != kind:
         return SUBCLASS
     return OK
@@ -1548,7 +1551,7 @@ cdef PyObject* known_additions(Tuner tuner, PyObject* const* args, Py_ssize_t po
     cdef PyObject* additions
     cdef uint64_t* fingerprint
     cdef Py_ssize_t size
-    if (outer_reason(tuner, state.tuner_type) != OK
+    if (outer_reason(tuner, state.tuner_type, through) != OK
             or not same_items(<PyObject*>tuner.arg_names, <PyObject*>tuner.arg_names_seen)
             or not same_items(<PyObject*>tuner.keys, <PyObject*>tuner.keys_seen)
             or not fits_shape(<Shape>shape, positional, names, keywords, through) or (<Shape>shape).refusal != OK
@@ -1581,7 +1584,7 @@ cdef Additions find_additions(Tuner tuner, PyObject* const* args, Py_ssize_t pos
     cdef Choice choice
     cdef Additions additions
     cdef object config
-    reason[0] = outer_reason(tuner, state.tuner_type)
+    reason[0] = outer_reason(tuner, state.tuner_type, through)
     if reason[0] == OK and not (same_items(<PyObject*>tuner.arg_names, <PyObject*>tuner.arg_names_seen)
                                 and same_items(<PyObject*>tuner.keys, <PyObject*>tuner.keys_seen)):
         reason[0] = read_tuner(tuner)
@@ -1866,7 +1869,7 @@ cdef bint same_flat_items(dict items, tuple seen):
 cdef PyObject* launch_with_heuristics(Heuristic outer, PyObject* grid, PyObject* const* args, Py_ssize_t positional,
                                       PyObject* const* names, Py_ssize_t keywords, int through) except NULL:
     """Each heuristic gets a dict of all arguments, the values of those before it included, and gives one more."""
-    cdef int reason = outer_reason(outer, state.heuristics_type)
+    cdef int reason = outer_reason(outer, state.heuristics_type, through)
     cdef HeuristicShape shape = None
     if reason == OK and not same_items(<PyObject*>outer.arg_names, <PyObject*>outer.arg_names_seen):
         drop_shapes(outer)

@@ -252,8 +252,7 @@ def read_outer(classes: tuple[type, ...]) -> str:
     if UNKNOWN is not None:
         return "unknown triton"
     _see_late_classes()
-    tensor = getattr(sys.modules.get("torch"), "Tensor", None)
-    originals = _OUTER_ORIGINALS + [entry for entry in _ORIGINALS if entry[0] is tensor]
+    originals = _OUTER_ORIGINALS + [entry for entry in _ORIGINALS if entry[0] in _tensor_classes()]
     if (any(inspect.getattr_static(owner, name, None) is not original for owner, name, original in originals)
             or any(inspect.getattr_static(owner, "run") is not _NATIVE_OUTER_RUN for owner in classes)):
         return "patched"
@@ -279,8 +278,9 @@ def _triton_class(outer: Any) -> Any:
 
 def run_outer_with_triton(outer: Any, through_getitem: bool, grid: Any, args: tuple[Any, ...],
                           kwargs: dict[str, Any]) -> Any:
-    """A call of a tuner or of heuristics by Triton's own `run`, or by one that was put in its place."""
-    if "run" in outer.__dict__ or (through_getitem and type(outer).run is not _NATIVE_OUTER_RUN):
+    """A call of a tuner or of heuristics by Triton's own `run`; `outer[grid](...)` also by one that was put in its
+    place on the object or in a subclass, which who calls lowlat's `run` has passed by, or is."""
+    if through_getitem and ("run" in outer.__dict__ or type(outer).run is not _NATIVE_OUTER_RUN):
         run = outer.run
     else:
         run = _triton_class(outer).run.__get__(outer)

@@ -66,6 +66,11 @@ def edge(*numbers):
     return tuple(f"test_edge_cases.py::{names[number]}" for number in numbers)
 
 
+def tuned(*names):
+    """The node ids of tests of tuners and heuristics."""
+    return tuple(f"test_autotune.py::test_{name}" for name in names)
+
+
 EDGE_CASES = (TESTS / "test_edge_cases.py").read_text()
 FAST, TRITON, PYTHON_H = "_fast.pyx", "_triton.py", "_python.h"
 
@@ -147,9 +152,9 @@ MUTANTS = [
 
     # ---- constexprs and options -------------------------------------------------------------------------------------
     Mutant("constexprs are looked at once", FAST,
-           "            if argument != value.object and not specialize_value(kernel, argument, value):\n"
+           "            if argument != value.object and not specialize_value(kernel.strings, argument, value):\n"
            "                return CONSTEXPR\n",
-           "            if value.object == NULL and not specialize_value(kernel, argument, value):\n"
+           "            if value.object == NULL and not specialize_value(kernel.strings, argument, value):\n"
            "                return CONSTEXPR\n", edge(7)),
     Mutant("constexpr True and False are one", FAST,
            "TAG_VALUE_TRUE if argument == Py_True else TAG_VALUE_FALSE", "TAG_VALUE_TRUE", edge(7)),
@@ -171,7 +176,7 @@ MUTANTS = [
            "    Py_INCREF(<object>argument)\n", edge(12, 15)),
     Mutant("constexpr objects are known by their text", FAST,
            "    else:\n        return False\n    Py_INCREF(<object>argument)\n",
-           "    else:\n        text = kernel.strings.setdefault(repr(<object>argument), repr(<object>argument))\n"
+           "    else:\n        text = strings.setdefault(repr(<object>argument), repr(<object>argument))\n"
            "        value.tag = TAG_VALUE_OBJECT\n        value.word = <uint64_t><PyObject*>text\n"
            "    Py_INCREF(<object>argument)\n", edge(13)),
     Mutant("tl.constexpr is unwrapped", FAST,
@@ -185,9 +190,9 @@ MUTANTS = [
     Mutant("values of options are not in the key", FAST,
            "        words[i] = value.word\n", "        words[i] = 0\n", edge(27)),
     Mutant("options are looked at once", FAST,
-           "        if argument != value.object and not specialize_value(kernel, argument, value):\n"
+           "        if argument != value.object and not specialize_value(kernel.strings, argument, value):\n"
            "            return OPTION\n",
-           "        if value.object == NULL and not specialize_value(kernel, argument, value):\n"
+           "        if value.object == NULL and not specialize_value(kernel.strings, argument, value):\n"
            "            return OPTION\n", edge(27)),
     Mutant("names of options are not in the key", FAST,
            "fingerprint[1] = (<Binding>binding).option_names", "fingerprint[1] = 0", edge(27)),
@@ -321,8 +326,8 @@ MUTANTS = [
     Mutant("a doubled keyword is refused in lowlat's name where Triton is patched", TRITON,
            "    if inspect.getattr_static(KernelInterface, \"__getitem__\") is _ORIGINALS[1][2]:\n", "    if False:\n",
            ("test_jit.py::test_doubled_keywords", )),
-    Mutant("run of a subclass is not called", FAST, "        return SUBCLASS\n", "        return OK\n",
-           ("test_jit.py::test_subclass", )),
+    Mutant("run of a subclass is not called", FAST,
+           "        return SUBCLASS\n    if not", "        return OK\n    if not", ("test_jit.py::test_subclass", )),
     Mutant("a fork is not noticed", FAST,
            "    state.forked = True\n    state.stale = True\n", "    state.stale = True\n", edge(50)),
 
@@ -360,8 +365,9 @@ MUTANTS = [
            "        launch_over_callable(kernel, <Plan>plan, compiled, grid, stream, arguments, payload)\n"
            "        lowlat_hold(compiled)\n", edge(52)),
     Mutant("a torch function mode is ignored", FAST,
-           "                if function_mode_enabled():\n                    return TORCH_FUNCTION_MODE\n", "",
-           edge(53)),
+           "                if function_mode_enabled():\n                    return TORCH_FUNCTION_MODE\n"
+           "                modes_checked = True\n            if parameter",
+           "                modes_checked = True\n            if parameter", edge(53)),
     Mutant("subclasses of Tensor are tensors", FAST,
            "        if kind == tensor_type or kind == state.parameter_type:\n            if not modes_checked:",
            "        if isinstance(<object>argument, <object>tensor_type):\n            if not modes_checked:",
@@ -459,6 +465,125 @@ MUTANTS = [
     Mutant("the last but one plan is taken unseen", FAST,
            "    if not matches(<Plan>found, fingerprint, size):\n        found = PyDict",
            "    if kernel.second is None:\n        found = PyDict", edge(2)),
+
+    # ---- tuners and heuristics --------------------------------------------------------------------------------------
+    Mutant("a tuner's cache is looked into once", FAST,
+           "        if choice == NULL or not lowlat_stamp_current(&(<Choice>choice).stamp, <PyObject*>tuner.cache):\n",
+           "        if choice == NULL or (<Choice>choice).config == NULL:\n",
+           tuned("cache_cleared_replaced_and_seeded", "a_cache_of_another_class")),
+    Mutant("a Config is read once", FAST,
+           "    if not additions_current(<Additions>additions, config[0]) or (<Additions>additions).refusal != OK:\n",
+           "    if additions == Py_None or (<Additions>additions).refusal != OK:\n",
+           tuned("a_config_changed_after_tuning", "configs_reassigned")),
+    Mutant("a Config's kwargs are read once", FAST,
+           "            and same_flat_items(additions.kwargs, additions.kwargs_seen)):\n        return False\n",
+           "            and True):\n        return False\n", tuned("a_config_changed_after_tuning")),
+    Mutant("a Config's __dict__ is the one seen first", FAST,
+           "    if attributes != <PyObject*>additions.attributes:\n        return False\n", "",
+           tuned("a_config_changed_after_tuning", "cache_cleared_replaced_and_seeded")),
+    Mutant("dtypes are not in the tuning key", FAST,
+           "            tags[i] = <uint8_t>(dtype + 1)\n", "            tags[i] = 1\n",
+           tuned("dtypes_are_part_of_the_key_in_the_order_of_the_call")),
+    Mutant("types are not in the tuning key", FAST,
+           "            tags[i] = value.tag\n            fingerprint[i] = value.word\n",
+           "            tags[i] = TAG_VALUE_INT\n            fingerprint[i] = value.word\n", tuned("key_values")),
+    Mutant("every NaN is the same key", FAST,
+           "                return KEY  # to Triton each NaN", "                pass  #",
+           tuned("nan_is_a_new_key_each_time")),
+    Mutant("a key of any type is compared by address", FAST,
+           "            if argument != value.object and not specialize_value(tuner.strings, argument, value):\n"
+           "                return KEY\n",
+           "            if argument != value.object and not specialize_value(tuner.strings, argument, value):\n"
+           "                value.tag = TAG_VALUE_OBJECT\n                value.word = <uint64_t>argument\n",
+           tuned("unhashable_keys", "keys_of_other_types_are_tritons_to_compare")),
+    Mutant("whatever is no tensor has no dtype", FAST,
+           "            shape.untyped[i] = kind\n        else:\n            return ARGUMENT\n",
+           "            shape.untyped[i] = kind\n        else:\n            tags[i] = 0\n",
+           tuned("other_arguments_with_a_dtype")),
+    Mutant("a torch function mode is ignored by tuners", FAST,
+           "                    return TORCH_FUNCTION_MODE\n                modes_checked = True\n"
+           "            if lowlat_torch.rung",
+           "                    pass\n                modes_checked = True\n            if lowlat_torch.rung",
+           tuned("torch_function_mode")),
+    Mutant("keys are read once", FAST,
+           "            or not same_items(<PyObject*>tuner.keys, <PyObject*>tuner.keys_seen)\n            or not fits",
+           "            or not fits", tuned("keys_changed")),
+    Mutant("arg_names are read once", FAST,
+           "            or not same_items(<PyObject*>tuner.arg_names, <PyObject*>tuner.arg_names_seen)\n"
+           "            or not same", "            or not same", tuned("arg_names_changed")),
+    Mutant("best_config is set where it was looked for", FAST,
+           "            tuner.best_config_ = <object>config\n", "            pass\n", tuned("keys_alternate")),
+    Mutant("nargs stays after a native call", FAST,
+           "    if <PyObject*>tuner.nargs_ != Py_None:\n        tuner.nargs_ = None\n", "",
+           tuned("failed_launches", "arguments_given_twice")),
+    Mutant("nargs is None after a failed call", FAST,
+           "        tuner.nargs_ = dict(zip(tuner.arg_names, values_of(args, positional)))  # Triton",
+           "        tuner.nargs_ = None  # Triton", tuned("failed_launches")),
+    Mutant("nargs during a native call are not there", FAST,
+           "    cdef TunedCall* call = begin_call(tuner, positional)\n"
+           "    memcpy(call.args, args, positional * sizeof(PyObject*))\n",
+           "    cdef TunedCall* call = begin_call(tuner, 0)\n", tuned("callable_grid", "launch_hooks")),
+    Mutant("nargs are those of any thread", FAST,
+           "    while call != NULL and call.thread != PyThreadState_Get():\n", "    while False:\n",
+           tuned("another_threads_call_does_not_show", "threads")),
+    Mutant("what Triton sets while it tunes is everybody's", FAST,
+           "        return None if call == NULL or call.attributes == NULL else <dict>call.attributes\n",
+           "        return None\n", tuned("threads_restoring_values")),
+    Mutant("the pre_hook of a Config is not called", FAST,
+           "        additions.refusal = PRE_HOOK\n        return additions\n", "        pass\n",
+           tuned("pre_hook_of_a_config")),
+    Mutant("arguments that the Config has too are the Config's", FAST,
+           "        additions.refusal = BINDING  # given twice\n        return additions\n", "        pass\n",
+           tuned("arguments_given_twice")),
+    Mutant("grid= given twice is not noticed", FAST,
+           "or (through == THROUGH_GETITEM and name in RUN_NAMES):\n", "or False:\n", tuned("arguments_given_twice")),
+    Mutant("Triton's Autotuner is the one seen first", FAST,
+           "    if not outer_types_current():\n        refresh_outer()\n    if state.outer_reason != OK:\n"
+           "        return state.outer_reason\n",
+           "    if state.tuner_type_version == NO_VERSION:\n        refresh_outer()\n",
+           tuned("run_swapped_on_the_class")),
+    Mutant("Tensor.dtype is the one seen first", FAST,
+           "== state.tensor_type_version\n", "!= 1\n", tuned("dtype_patched")),
+    Mutant("JITFunction.run replaced on its class is not called by tuners", FAST,
+           "        if kernel_type_current() and not (<Kernel>fn).run_replaced:\n",
+           "        if not (<Kernel>fn).run_replaced:\n", tuned("run_of_the_kernel_swapped_on_the_class")),
+    Mutant("run replaced on a kernel is not called by tuners", FAST,
+           "        if kernel_type_current() and not (<Kernel>fn).run_replaced:\n",
+           "        if kernel_type_current():\n",
+           tuned("run_set_on_the_kernel", "run_captured_before_it_was_replaced")),
+    Mutant("run replaced on a tuner is not called", FAST,
+           "        return RUN_REPLACED  # as in `launch`\n", "        return OK\n", tuned("run_set_on_the_instance")),
+    Mutant("run replaced on a tuner is called by itself", FAST,
+           "    if outer.run_replaced and through == THROUGH_GETITEM:\n", "    if outer.run_replaced:\n",
+           tuned("run_captured_before_it_was_replaced")),
+    Mutant("all heuristics get one dict", FAST,
+           "            elif Py_REFCNT(<PyObject*>bound) != 1 or lowlat_dict_tag(bound) != tag:\n",
+           "            elif False:\n", tuned("each_heuristic_gets_its_own_dict"), needs="CPython 3.11 or older"),
+    Mutant("the last call's tensors are kept for the heuristics", FAST,
+           "    return 0 if type_of(argument) == state.tensor_type else remember_one(shape, i, argument)\n",
+           "    return remember_one(shape, i, argument)\n",
+           tuned("scalars_are_remembered_and_nothing_else", "arguments_are_not_kept_alive"),
+           also=(("            or argument == Py_None or (is_tuple(argument) and only_ints(argument))):\n",
+                  "            or True):\n"), )),
+    Mutant("heuristics are read once", FAST,
+           "    return lowlat_stamp_current(&shape.stamp, <PyObject*>values) or read_heuristics(shape, values)\n",
+           "    return shape.functions[0] != NULL or read_heuristics(shape, values)\n", tuned("values_changed")),
+    Mutant("heuristics that add a heuristic are not noticed", FAST,
+           "        check_heuristics(shape, values)\n        bound = copied = None\n",
+           "        bound = copied = None\n", tuned("heuristics_that_add_a_heuristic")),
+    Mutant("a heuristic's value does not replace the caller's", FAST,
+           "            extended[positional + shape.places[i]] = results[i]\n",
+           "            if shape.places[i] >= keywords:\n"
+           "                extended[positional + shape.places[i]] = results[i]\n",
+           tuned("heuristics_override_and_take_their_place")),
+    Mutant("heuristics leak what they return", FAST,
+           "        for i in range(computed):\n            lowlat_release(results[i])\n", "        pass\n",
+           tuned("nothing_leaks")),
+    Mutant("configurations are kept after the cache was cleared", FAST,
+           "        drop_shapes(tuner)  # the cache", "        pass  # the cache", tuned("configs_are_not_kept_alive")),
+    Mutant("a tuner's choices grow without bound", FAST,
+           "    if len(shape.choices) >= MAX_PLANS or len(tuner.strings) >= MAX_PLANS:\n        drop",
+           "    if False:\n        drop", tuned("keys_are_bounded")),
 ]
 
 

@@ -11,7 +11,6 @@ import threading
 import weakref
 
 import pytest
-import torch
 import triton
 import triton.language as tl
 from triton import knobs
@@ -23,6 +22,7 @@ import lowlat
 from lowlat import _torch, null
 from oracle import Pair, aligned, changed, outcome
 
+torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.null
 VERSION = tuple(int(part) for part in triton.__version__.split(".")[:2])
 
@@ -1187,6 +1187,31 @@ def test_run_set_on_the_instance():
     both.fast(GRID, x, x, 1, 5)
 
 
+def test_run_captured_before_it_was_replaced():
+    """A wrapper set on the object may call what was there before; that launches, and is native."""
+    both, x = Both.tuned(), aligned()
+    outer = Both.__new__(Both)
+    outer.triton, outer.lowlat = (library.heuristics({"STEP": lambda args: 2})(tuner)
+                                  for library, tuner in ((triton, both.triton), (lowlat, both.lowlat)))
+    outer.fast(GRID, x, x, 1, 5)
+    seen = []
+
+    def wrap(layer):
+        layer.run = lambda *args, run=layer.run, **kwargs: seen.append(list(kwargs)) or run(*args, **kwargs)
+
+    both.each(wrap)
+    for call in (lambda layer: layer[GRID](x, x, 1, key=5),
+                 lambda layer: layer.run(x, x, 1, key=5, grid=GRID, warmup=False)):
+        outer.same(call)
+        before = exits_of(outer.lowlat)
+        outer.same(call)
+        assert exits_of(outer.lowlat) == before
+    outer.each(wrap)
+    both.each(lambda tuner: wrap(tuner.fn))
+    outer.same(lambda layer: layer[GRID](x, x, 1, key=5))
+    assert len(seen) == 8 + 6 and seen[-3:] == seen[-6:-3]
+
+
 def test_run_set_on_the_kernel():
     both, x, seen = Both.tuned(), aligned(), []
     both.fast(GRID, x, x, 1, 5)
@@ -1437,6 +1462,7 @@ def test_keys_are_bounded():
     for i in range(5000):
         tuner.cache[(f"key {i}", "torch.float32")] = config
     assert [tuner[GRID](x, f"key {i}") for i in range(5000)] == [32] * 5000
+    assert sum(type(item).__name__ == "Choice" for item in gc.get_objects()) < 4500
     tuner.cache = {}
     tuner._bench = lambda *args, **kwargs: [1.0] * 3
     assert tuner[GRID](x, "key 7") == 16

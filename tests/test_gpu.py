@@ -325,6 +325,35 @@ def test_graph_capture_and_replay():
     assert kernel.exits == {"first call": 1}
 
 
+def scaled_add(x, y, out, n, factor, EVEN: tl.constexpr, BLOCK: tl.constexpr):
+    offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    mask = offsets < n
+    total = tl.load(x + offsets, mask=mask) + tl.load(y + offsets, mask=mask) * factor
+    tl.store(out + offsets, total + 1.0 if EVEN else total, mask=mask)
+
+
+def test_autotune_and_heuristics():
+    """Tuned by Triton's own benchmarks on the device, then native; also in a captured graph."""
+    configs = [triton.Config({"BLOCK": 64 << i}, num_warps=1 << i) for i in range(4)]
+    tuner = lowlat.autotune(configs, key=["n"])(lowlat.heuristics({"EVEN": lambda args: args["n"] % 2 == 0})(
+        lowlat.jit(scaled_add)))
+    grid = lambda meta: (triton.cdiv(meta["n"], meta["BLOCK"]), )
+    for n in (1000, 4097, 1000, 4097):
+        x, y, out = (torch.randn(n, device="cuda") for _ in range(3))
+        before = None if n not in {key[0] for key in tuner.cache} else (tuner.exits, tuner.fn.exits, tuner.fn.fn.exits)
+        tuner[grid](x, y, out, n, 2.0)
+        assert torch.allclose(out, x + y * 2.0 + (n % 2 == 0))
+        assert before is None or before == (tuner.exits, tuner.fn.exits, tuner.fn.fn.exits)
+    assert tuner.exits == {"not tuned yet": 2} and tuner.best_config in configs
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        tuner[grid](x, y, out, n, 2.0)
+    x.normal_()
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.allclose(out, x + y * 2.0)
+
+
 def test_graph_of_several_kernels_with_new_contents():
     """What a graph holds is the launch as captured: its pointers, whatever they then hold, and its scalars."""
     contents = [(torch.randn(64, 781), torch.randn(64, 781)) for _ in range(3)]
@@ -448,33 +477,6 @@ def in_processes(code, *arguments):
 
 
 # ---- threads --------------------------------------------------------------------------------------------------------
-def scaled_add(x, y, out, n, factor, EVEN: tl.constexpr, BLOCK: tl.constexpr):
-    offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    mask = offsets < n
-    total = tl.load(x + offsets, mask=mask) + tl.load(y + offsets, mask=mask) * factor
-    tl.store(out + offsets, total + 1.0 if EVEN else total, mask=mask)
-
-
-def test_autotune_and_heuristics():
-    """Tuned by Triton's own benchmarks on the device, then native; also in a captured graph."""
-    configs = [triton.Config({"BLOCK": 64 << i}, num_warps=1 << i) for i in range(4)]
-    tuner = lowlat.autotune(configs, key=["n"])(lowlat.heuristics({"EVEN": lambda args: args["n"] % 2 == 0})(
-        lowlat.jit(scaled_add)))
-    grid = lambda meta: (triton.cdiv(meta["n"], meta["BLOCK"]), )
-    for n in (1000, 4097, 1000, 4097):
-        x, y, out = (torch.randn(n, device="cuda") for _ in range(3))
-        before = None if n not in {key[0] for key in tuner.cache} else (tuner.exits, tuner.fn.exits, tuner.fn.fn.exits)
-        tuner[grid](x, y, out, n, 2.0)
-        assert torch.allclose(out, x + y * 2.0 + (n % 2 == 0))
-        assert before is None or before == (tuner.exits, tuner.fn.exits, tuner.fn.fn.exits)
-    assert tuner.exits == {"not tuned yet": 2} and tuner.best_config in configs
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        tuner[grid](x, y, out, n, 2.0)
-    x.normal_()
-    graph.replay()
-    torch.cuda.synchronize()
-    assert torch.allclose(out, x + y * 2.0)
 
 
 def test_threads():
