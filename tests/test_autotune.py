@@ -1559,7 +1559,8 @@ def test_switched_off(environment):
         code += ("tuner.configs = tuner.configs[:1]\nx = torch.zeros(4, dtype=torch.int32)\n"
                  "tuner[(1,)](x, x, 5, 1)\nassert x[0] == 16 + 2")
     folder = os.path.dirname(__file__)
-    path = os.pathsep.join(filter(None, (os.path.dirname(folder), os.environ.get("PYTHONPATH"))))
+    package = os.path.dirname(os.path.dirname(lowlat.__file__))  # the lowlat under test
+    path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
     result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=folder,
                             env={**os.environ, "PYTHONPATH": path, **environment})
     assert result.returncode == 0, result.stderr
