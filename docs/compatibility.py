@@ -61,6 +61,10 @@ def reserved(x, backend):
     tl.store(x, 1.0)
 
 
+def tunable(x, n, C: tl.constexpr, D: tl.constexpr = 1):
+    tl.store(x, 1.0)
+
+
 class Colour(enum.IntEnum):
     RED = 1
 
@@ -140,6 +144,67 @@ def calls():
     yield group, "reads module globals", reads, (x, )
     yield group, "needs scratch memory (device-side descriptors)", scratch, (x, )
     yield group, "a parameter whose name Triton's binder uses itself", reserved, (x, 5)
+
+
+class MyConfig(lowlat.Config):
+    pass
+
+
+class MyDict(dict):
+    pass
+
+
+def around():
+    """(what, what to put around a kernel, call)"""
+    configs = [lowlat.Config({"C": 16}), lowlat.Config({"C": 32}, num_warps=8)]
+    hooked = lowlat.Config({"C": 16}, pre_hook=lambda arguments: None)
+
+    def tune(library, configs=configs):
+        return library.autotune(configs, key=["n"])
+
+    def compute(library):
+        return library.heuristics({"D": lambda arguments: 2})
+
+    def another_cache(kernel):
+        tuner = tune(lowlat)(kernel)
+        tuner.cache = MyDict()
+        return tuner
+
+    def plainly(outer, n=5):
+        return outer[grid](x, n)
+
+    tuned, one = tune(lowlat), tune(lowlat, configs[:1])
+    yield "`autotune`: a call whose key was tuned for (before that: *not tuned yet*)", tuned, plainly
+    yield "`autotune` with a single configuration", one, plainly
+    yield "`autotune(heuristics(jit))`", lambda kernel: tuned(compute(lowlat)(kernel)), plainly
+    yield "`heuristics(autotune(jit))`", lambda kernel: compute(lowlat)(tuned(kernel)), plainly
+    yield "`tuner.run(*args, grid=..., warmup=False)`", tuned, lambda tuner: tuner.run(x, 5, grid=grid, warmup=False)
+    yield ("`triton.autotune` or `triton.heuristics` around `lowlat.jit` (the kernel's part)",
+           lambda kernel: tune(triton)(compute(triton)(kernel)), plainly)
+    yield ("key value: int of 64 bits, float, bool, str, `None`, `tl` and `torch` dtypes", tuned,
+           lambda tuner: plainly(tuner, 0.5))
+    yield "key value: any other, or a NaN", tuned, lambda tuner: plainly(tuner, float("nan"))
+    yield ("an argument of another type than those above, which may have a `dtype`", tuned,
+           lambda tuner: tuner[grid](Pointer(), 5))
+    yield "a configuration with a `pre_hook`", tune(lowlat, [hooked]), plainly
+    yield "a subclass of `Config`", tune(lowlat, [MyConfig({"C": 16})]), plainly
+    yield "`cache`, `configs`, `keys` or `values` replaced by another type", another_cache, plainly
+    yield "a keyword that the configuration has, too", one, lambda tuner: tuner[grid](x, 5, num_warps=2)
+
+
+def taken_around(decorate, call):
+    kernel = lowlat.jit(tunable)
+    outer = decorate(kernel)
+    outers = [outer, outer.fn, kernel]
+    for _ in range(3):
+        before = [layer.exits for layer in outers if hasattr(layer, "exits")]
+        try:
+            call(outer)
+        except Exception:
+            pass
+    exits = [layer.exits for layer in outers if hasattr(layer, "exits")]
+    left = [reason for now, then in zip(exits, before) for reason in now if now[reason] != then.get(reason, 0)]
+    return f"Triton: *{left[0]}*" if left else f"**{kernel.plans[-1].route}**"
 
 
 def taken(function, args=(), kwargs=None, call=None):
@@ -241,6 +306,10 @@ def page():
             group = heading
             lines += ["", f"## {group}", "", "| | route |", "| --- | --- |"]
         lines.append(f"| {what} | {taken(*call)} |")
+    lines += ["", "## Tuners and heuristics", "",
+              "`lowlat.autotune` and `lowlat.heuristics`; `tuner.exits` counts what is left to Triton's own.", "",
+              "| | route |", "| --- | --- |"]
+    lines += [f"| {what} | {taken_around(*how)} |" for what, *how in around()]
     lines += ["", "## With this around the call", "", "| | route |", "| --- | --- |"]
     lines += [f"| {what} | {taken_with(set_up)} |" for what, set_up in installed()]
     lines += ["", "## The reasons", "", "`lowlat.REASONS`, and `python -m lowlat doctor`.", "", "| reason | meaning |",
@@ -260,6 +329,8 @@ Each of these takes some doing; if one matters to you, `LOWLAT=0` or `triton.jit
 - `data_ptr` assigned on one tensor *object* is not called; replaced on the class it is.
 - A bound `kernel.run` that was kept from before somebody replaced `JITFunction.run` on the class calls the
   replacement.
+- `fn`, `arg_names`, `configs`, `keys`, `cache`, `nargs`, `best_config` and `values` of a tuner or heuristics are not in
+  its `__dict__`. What Triton sets on a tuner while it tunes, and `nargs`, each thread sees as of its own call.
 - A keyword given twice in the user's own line, `kernel.run(..., grid=g, **{"grid": g})`, is refused by Python, which
   says `JITFunction.run()` where it says `triton.runtime.jit.JITFunction.run()` of Triton's.
 """.splitlines()
