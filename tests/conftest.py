@@ -8,8 +8,9 @@ import os
 
 import pytest
 
-if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
-    # A hidden GPU: torch built with CUDA would load its driver on import.
+HIDDEN = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
+if HIDDEN:
+    # torch built with CUDA would load the GPU's driver on import.
     from lowlat import null
 
     null.activate(force=True)
@@ -17,7 +18,7 @@ if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
 import oracle  # noqa: E402
 
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns where it is unset
-GPU = oracle.torch is not None and oracle.torch.cuda.is_available()
+GPU = not HIDDEN and oracle.torch is not None and oracle.torch.cuda.is_available()
 
 
 def pytest_addoption(parser):
