@@ -76,13 +76,13 @@ def _prepare() -> None:
         _torch.attach()
 
 
-def _plan_of(kernel: Any, compiled: Any, device: int, has_objects: bool) -> Any:
+def _plan_of(kernel: Any, compiled: Any, device: int) -> Any:
     """A plan of what Triton launched, once the driver's entry points are known."""
     global _driver_found
     if not _driver_found:
         _fast.find_driver()
         _driver_found = True
-    return _triton.plan_of(kernel, compiled, device, has_objects)
+    return _triton.plan_of(kernel, compiled, device)
 
 
 def forget_driver() -> None:
