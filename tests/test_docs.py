@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
+from sybil import Sybil
+from sybil.parsers.markdown import CodeBlockParser
 
 import lowlat
 from oracle import torch
@@ -28,45 +31,44 @@ NOT_RUN = {
 NO_CODE = {"text", "{toctree}", "{eval-rst}", "{figure}"}
 
 
-def evaluated(page):
-    """(fences of the page as (language, text), examples in it that can be run)"""
-    sybil = pytest.importorskip("sybil")
-    markdown_it = pytest.importorskip("markdown_it")
-    from sybil.parsers.markdown import CodeBlockParser
-
-    tokens = markdown_it.MarkdownIt("commonmark").parse(page.read_text())
-    fences = [(token.info.split()[0] if token.info else "", token.content)
-              for token in tokens if token.type in ("fence", "code_block")]
-    parsers = [CodeBlockParser("python", run_python), CodeBlockParser("pycon", run_session),
-               CodeBlockParser("console", run_commands)]
-    return fences, list(sybil.Sybil(parsers).parse(page).examples())
+def name_of(page):
+    return str(page.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def blocks_of(page):
+    """(language, text) of everything that Markdown takes for code; indented blocks have no language."""
+    tokens = MarkdownIt("commonmark").parse(page.read_text())
+    return [(token.info.partition(" ")[0].strip(), token.content)
+            for token in tokens if token.type in ("fence", "code_block")]
+
+
+def examples_of(page):
+    """What of it is run, in order; the examples of a page share their variables."""
+    parsers = [CodeBlockParser(language, run) for language, run in RUN.items()]
+    return list(Sybil(parsers).parse(page).examples())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_code_block_is_run_or_is_no_code(page):
-    fences, examples = evaluated(page)
-    code = [(language, text) for language, text in fences if language not in NO_CODE]
-    assert [(language, text) for language, text in code if language not in ("python", "pycon", "console")] == []
-    assert [str(example.parsed) for example in examples] == [text for _, text in code]
+    code = [(language, text) for language, text in blocks_of(page) if language not in NO_CODE]
+    assert [(language, text) for language, text in code if language not in RUN] == []
+    assert [str(example.parsed) for example in examples_of(page)] == [text for _, text in code]
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", [page for page in PAGES if {language for language, _ in blocks_of(page)} - NO_CODE],
+                         ids=name_of)
 def test_code_blocks(page, tmp_path, monkeypatch):
     if torch.cuda.is_available() and "null.activate()" in page.read_text():
         pytest.skip("activates the null driver")
-    _, examples = evaluated(page)
-    if not examples:
-        pytest.skip("no code on this page")
     monkeypatch.chdir(tmp_path)
-    for example in examples:
+    for example in examples_of(page):
         example.evaluate()
 
 
 def test_each_command_that_is_not_run_stands_on_a_page():
-    commands = {command for page in PAGES for example in evaluated(page)[1] if example.region.evaluator is run_commands
-                for command, _ in transcript(example.parsed)}
-    assert set(NOT_RUN) - commands == set()
+    consoles = [text for page in PAGES for language, text in blocks_of(page) if language == "console"]
+    assert set(NOT_RUN) - {command for text in consoles for command, _ in transcript(text)} == set()
 
 
 def here(source):
@@ -90,7 +92,7 @@ def run_session(example):
     except doctest.DocTestFailure as failure:
         pytest.fail(f"{example.path}: {failure.example.source}gave {failure.got}and not {failure.example.want}")
     except doctest.UnexpectedException as failure:
-        raise failure.exc_info[1]
+        raise failure.exc_info[1] from None
 
 
 def run_commands(example):
@@ -114,6 +116,9 @@ def transcript(text):
     for part in ("\n" + text).split("\n$ ")[1:]:
         command, _, expected = part.partition("\n")
         yield command.partition("  #")[0].strip(), expected
+
+
+RUN = {"python": run_python, "pycon": run_session, "console": run_commands}
 
 
 @pytest.mark.null
