@@ -2308,7 +2308,7 @@ cdef class Kernel:
         return list(self.plans_.values())
 
     def forget(self):
-        """Drop every plan: the next call of each kind goes to Triton, and is learnt again.  Triton's own caches stay."""
+        """Drop every plan: the next call of each kind goes to Triton and is learnt again.  Triton's own caches stay."""
         forget(self)
 
     def _describe_parameters(self, list parameters, str refusal):
@@ -2743,7 +2743,7 @@ cdef extern from *:
 
 cdef PyMethodDef run_method, outer_run_method
 run_method.ml_doc = (b"run($self, /, *args, grid, warmup, **kwargs)\n--\n\n"
-                     b"Launch over `grid`, as `kernel[grid](*args, **kwargs)` does; with `warmup=True` only compile.\n\n"
+                     b"Launch over `grid`, as `kernel[grid](*args, **kwargs)` does; `warmup=True` only compiles.\n\n"
                      b"Returns Triton's CompiledKernel; raises what Triton raises for the same call.")
 outer_run_method.ml_doc = (b"run($self, /, *args, **kwargs)\n--\n\n"
                            b"Launch, as `outer[grid](*args, **kwargs)` does; wants `grid=` and `warmup=`.\n\n"
