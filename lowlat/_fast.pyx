@@ -308,9 +308,10 @@ cdef enum:
 @cython.final
 @cython.freelist(32)
 cdef class Launcher:
-    """`kernel[grid]`: called with the kernel's arguments and launch options, launches, returns the CompiledKernel.
+    """`kernel[grid]`: called with the kernel's arguments and launch options, launches, returns Triton's CompiledKernel.
 
     The grid is held as given, neither copied nor checked, as Triton's closure does; it may be stored and reused.
+    Raises what Triton raises for the same call.
     """
 
     def __repr__(self):
@@ -2618,7 +2619,7 @@ cdef class Plan:
 
     @property
     def route(self):
-        """ "driver", "wrapper", "launcher" (Triton's launcher object, which allocates scratch) or "triton"."""
+        """str: "driver", "wrapper", "launcher" (Triton's launcher object, which allocates scratch) or "triton"."""
         return ROUTE_NAMES[self.route_]
 
     def __repr__(self):
@@ -2650,8 +2651,11 @@ cdef class Kernel:
         free(self.parameters)
 
     def __getitem__(self, grid):
-        """`kernel[grid]`: a Launcher.  `grid` is a tuple or list of 1 to 3 ints, or a callable that gets the bound
-        arguments as a dict and returns one."""
+        """A Launcher; `kernel[grid](*args, **kwargs)` launches, without waiting for the GPU.
+
+        `grid` is a tuple or list of one to three ints, the number of blocks along x, y and z, or a callable that gets
+        the bound arguments as a dict and returns one.  It is looked at when the Launcher is called.
+        """
         cdef Launcher launcher
         if (<PyTypeObjectFields*>state.kernel_type).tp_version_tag != state.kernel_type_version:
             refresh_state()
@@ -2698,10 +2702,11 @@ cdef class Kernel:
 
     @property
     def route(self):
-        """How this kernel is launched: "auto" (the default), "driver" or "wrapper".
+        """str: how this kernel is launched, "auto" (the default), "driver" or "wrapper".
 
         "driver" and "auto" take the driver route where lowlat can pack the parameters and the wrapper route
-        elsewhere; "wrapper" always takes Triton's compiled launcher.  Setting it forgets all plans.
+        elsewhere; "wrapper" always takes Triton's compiled launcher.  Setting it forgets all plans, and raises
+        ValueError for any other value.
         """
         return self.route_ or "auto"
 
@@ -2714,16 +2719,19 @@ cdef class Kernel:
 
     @property
     def exits(self):
-        """How often a call went to Triton, by reason (see lowlat.REASONS): {reason: count}."""
+        """dict[str, int]: how often a call went to Triton since the kernel was made, by reason (see lowlat.REASONS).
+
+        A new dict each time, so that two of them can be compared; a reason that never occurred is not in it.
+        """
         return {REASON_NAMES[i]: self.exits_[i] for i in range(REASONS) if self.exits_[i]}
 
     @property
     def plans(self):
-        """The plans learnt so far, as a list; for people and tests."""
+        """list[Plan]: the plans learnt so far, one for each kind of call; for people and tests."""
         return list(self.plans_.values())
 
     def forget(self):
-        """Drop every plan; the next calls are learnt again."""
+        """Drop every plan: the next call of each kind goes to Triton and is learnt again.  Triton's own caches stay."""
         forget(self)
 
     def _describe_parameters(self, list parameters, str refusal, Py_ssize_t positional, Py_ssize_t variadic):
@@ -2809,7 +2817,7 @@ cdef class Outer:
         return None
 
     def __getitem__(self, grid):
-        """`outer[grid]`, as `kernel[grid]`; a callable grid gets the arguments that tuner or heuristics add, too."""
+        """As `kernel[grid]`; a callable grid gets the arguments that tuner or heuristics add, too."""
         cdef OuterLauncher launcher
         if not outer_types_current():
             refresh_outer()
@@ -2833,8 +2841,10 @@ cdef class Outer:
 
     @property
     def exits(self):
-        """How often a call went to Triton, by reason (see lowlat.REASONS): {reason: count}.  What the kernel inside
-        leaves to Triton, it counts itself."""
+        """dict[str, int]: how often a call went to Triton, by reason (see lowlat.REASONS).
+
+        What the kernel inside leaves to Triton, it counts itself: `tuner.fn.exits`.
+        """
         return {REASON_NAMES[i]: self.exits_[i] for i in range(REASONS) if self.exits_[i]}
 
 
@@ -2861,7 +2871,7 @@ cdef class Tuner(Outer):
 
     @property
     def best_config(self):
-        """The Config of the last call; there is none before the first."""
+        """Config: that of the last call.  AttributeError before the first, as in Triton."""
         return self.if_set(self.best_config_, "best_config")
 
     @best_config.setter
@@ -2870,7 +2880,10 @@ cdef class Tuner(Outer):
 
     @property
     def nargs(self):
-        """The positional arguments by name while a call lasts, None after a call that succeeded."""
+        """dict[str, Any] | None: the positional arguments by name while a call lasts, None after one that succeeded.
+
+        Each thread sees its own.  AttributeError before the first call, as in Triton.
+        """
         cdef TunedCall* call = current_call(self)
         if call != NULL and call.attributes == NULL:
             return dict(zip(self.arg_names, values_of(call.args, call.positional)))
@@ -3166,10 +3179,12 @@ cdef extern from *:
     Py_ssize_t LOWLAT_OUTER_VECTORCALL_OFFSET
 
 cdef PyMethodDef run_method, outer_run_method
-run_method.ml_doc = (b"run(*args, grid, warmup, **kwargs)\n--\n\n"
-                     b"Launch, as kernel[grid](*args, **kwargs) does; with warmup=True only compile.")
-outer_run_method.ml_doc = (b"run(*args, **kwargs)\n--\n\n"
-                           b"Launch, as outer[grid](*args, **kwargs) does; wants grid= and warmup=.")
+run_method.ml_doc = (b"run($self, /, *args, grid, warmup, **kwargs)\n--\n\n"
+                     b"Launch over `grid`, as `kernel[grid](*args, **kwargs)` does; `warmup=True` only compiles.\n\n"
+                     b"Returns Triton's CompiledKernel; raises what Triton raises for the same call.")
+outer_run_method.ml_doc = (b"run($self, /, *args, **kwargs)\n--\n\n"
+                           b"Launch, as `outer[grid](*args, **kwargs)` does; wants `grid=` and `warmup=`.\n\n"
+                           b"Returns what the kernel inside returns; raises what Triton raises for the same call.")
 
 lowlat_give_vectorcall(<PyTypeObject*>Launcher, LOWLAT_VECTORCALL_OFFSET)
 lowlat_give_vectorcall(<PyTypeObject*>OuterLauncher, LOWLAT_OUTER_VECTORCALL_OFFSET)
