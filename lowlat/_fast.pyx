@@ -223,8 +223,9 @@ REASONS_TEXT = {
     "binding": "the arguments do not bind to the parameters, or an option name is not one lowlat can pass",
     "option": "a launch option is neither int, float, bool, str nor None, nor a tuple, list or dict of such",
     "argument": "an argument that Triton refuses, or that only code of its class can tell (`data_ptr`, `__iter__`, "
-                "`__torch_function__`), or a tuple of hundreds",
-    "constexpr": "a constexpr that cannot be hashed, or only by code of its class, or a tuple of more than a hundred",
+                "`__torch_function__`), or a tuple of hundreds of items",
+    "constexpr": "a constexpr that cannot be hashed, or only by code of its class, or a tuple of more than a hundred "
+                 "items",
     "annotation": "an annotated parameter got a value that only Triton converts or refuses",
     "not on device": "a tensor is not on a CUDA device",
     "other device": "a tensor is on another CUDA device than the current one: the driver is asked if it can be reached",
@@ -392,7 +393,7 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
         if binding == NULL:
             return leave(kernel, BINDING, grid, args, positional, names, keywords, through)
 
-    cdef Py_ssize_t i, count = kernel.parameter_count
+    cdef Py_ssize_t count = kernel.parameter_count
     cdef PyObject* const* arguments = args
     cdef PyObject** gathered
     cdef tuple variadic = None
