@@ -135,7 +135,7 @@ def calls():
     yield group, "constexpr: object with a `__hash__` of its own, frozenset", constant, (x, frozenset((1, 2)))
     yield group, "options: `num_warps=8, num_stages=2`, any order", plain, (x, 5), {"num_warps": 8, "num_stages": 2}
     yield group, "`num_ctas`, `launch_cooperative_grid`, `launch_pdl`, `maxnreg`", plain, (x, 5), {"launch_pdl": True}
-    yield group, "option: tuple, list or dict of such", plain, (x, 5), {"supported_fp8_dtypes": ("fp8e5", )}
+    yield group, "option: tuple or dict of such", plain, (x, 5), {"supported_fp8_dtypes": ("fp8e5", )}
     yield group, "option of another type", plain, (x, 5), {"extern_libs": object()}
     group = "Forms of the call"
     yield group, "keywords in any order, defaults, `**`", plain, (), {"n": 5, "x": x}

@@ -221,7 +221,7 @@ REASONS_TEXT = {
     "unknown triton": "this version of Triton is not known to lowlat",
     "knob": "a knob that is part of the key has a value that lowlat does not know how to key on",
     "binding": "the arguments do not bind to the parameters, or an option name is not one lowlat can pass",
-    "option": "a launch option is neither int, float, bool, str nor None, nor a tuple, list or dict of such",
+    "option": "a launch option is neither int, float, bool, str nor None, nor a tuple or dict of such",
     "argument": "an argument that Triton refuses, or that only code of its class can tell (`data_ptr`, `__iter__`, "
                 "`__torch_function__`), or a tuple of hundreds of items",
     "constexpr": "a constexpr that cannot be hashed, or only by code of its class, or a tuple of more than a hundred "
@@ -1064,7 +1064,6 @@ cdef enum:
     TEXT_ROOM = 1024
     TEXT_TUPLE = 128
     TEXT_CLASS
-    TEXT_LIST
     TEXT_DICT
     TEXT_CONSTEXPR
     TEXT_KERNEL
@@ -1153,14 +1152,6 @@ cdef bint write_value(Text* text, dict strings, PyObject* argument, list named, 
             return False
         for i in range(tuple_size(argument)):
             if not write_value(text, strings, tuple_items(argument)[i], named, is_option):
-                return False
-        return True
-    if is_option and is_list(argument):
-        text.fixed = False
-        if not write_word(text, TEXT_LIST, <uint64_t>list_size(argument)):
-            return False
-        for item in list(<list>argument):
-            if not write_value(text, strings, <PyObject*>item, named, is_option):
                 return False
         return True
     if is_option:

@@ -34,6 +34,7 @@ TIMEOUT = 180  # seconds for the tests of one mutant; the slowest take ten
 CONDITIONS = {
     "": lambda triton: True,
     "Triton 3.7": lambda triton: triton >= (3, 7),
+    "Triton 3.8": lambda triton: triton >= (3, 8),
     "Triton 3.9": lambda triton: triton >= (3, 9),
     "CPython 3.11 or older": lambda triton: sys.version_info < (3, 12),
     "CPython 3.12": lambda triton: sys.version_info >= (3, 12),
@@ -71,6 +72,11 @@ def tuned(*names):
     return tuple(f"test_autotune.py::test_{name}" for name in names)
 
 
+def arguments(*names):
+    """The node ids of tests of arguments with contents."""
+    return tuple(f"test_arguments.py::test_{name}" for name in names)
+
+
 EDGE_CASES = (TESTS / "test_edge_cases.py").read_text()
 FAST, TRITON, PYTHON_H = "_fast.pyx", "_triton.py", "_python.h"
 
@@ -102,10 +108,10 @@ MUTANTS = [
            "        elif kind == &PyLong_Type:\n            if lowlat_compact_int",
            "        elif isinstance(<object>argument, int):\n            if lowlat_compact_int", edge(6, 10)),
     Mutant("whatever has __float__ is a float", FAST,
-           "        else:\n            return ARGUMENT\n        parameter += 1\n",
-           "        elif hasattr(<object>argument, '__float__'):\n            tags[i] = TAG_FLOAT\n"
-           "            payload[i] = float_bits(float(<object>argument), 32)\n"
-           "        else:\n            return ARGUMENT\n        parameter += 1\n", edge(11)),
+           "    if is_any_float(argument):\n        tag[0] = TAG_FLOAT\n"
+           "        payload[0] = float_bits(PyFloat_AS_DOUBLE(argument), 32)\n",
+           "    if hasattr(<object>argument, '__float__'):\n        tag[0] = TAG_FLOAT\n"
+           "        payload[0] = float_bits(float(<object>argument), 32)\n", edge(11)),
     Mutant("None has the key of an aligned tensor", FAST,
            "            tags[i] = TAG_NONE\n", "            tags[i] = TAG_TENSOR + (6 << 1) + 1\n", edge(16)),
     Mutant("floats have the key of ints", FAST, "            tags[i] = TAG_FLOAT\n", "            tags[i] = TAG_I32\n",
@@ -153,9 +159,9 @@ MUTANTS = [
     # ---- constexprs and options -------------------------------------------------------------------------------------
     Mutant("constexprs are looked at once", FAST,
            "            if argument != value.object and not specialize_value(kernel.strings, argument, value):\n"
-           "                return CONSTEXPR\n",
+           "                if not specialize",
            "            if value.object == NULL and not specialize_value(kernel.strings, argument, value):\n"
-           "                return CONSTEXPR\n", edge(7)),
+           "                if not specialize", edge(7)),
     Mutant("constexpr True and False are one", FAST,
            "TAG_VALUE_TRUE if argument == Py_True else TAG_VALUE_FALSE", "TAG_VALUE_TRUE", edge(7)),
     Mutant("constexpr floats are compared in single precision", FAST,
@@ -168,8 +174,8 @@ MUTANTS = [
            also=(("    value.object = NULL\n    Py_XDECREF(old)\n    if kind", "    value.object = NULL\n    if kind"),
                  ("        values[i].object = NULL\n        Py_XDECREF(old)\n", "        values[i].object = NULL\n"))),
     Mutant("strings are known by their id", FAST,
-           "            canonical = argument\n",
-           "            canonical = argument\n        canonical = argument\n", edge(20)),
+           "        canonical = string\n    return canonical\n",
+           "        canonical = string\n    canonical = string\n    return canonical\n", edge(20)),
     Mutant("constexpr objects are known by their id", FAST,
            "    else:\n        return False\n    Py_INCREF(<object>argument)\n",
            "    else:\n        value.tag = TAG_VALUE_OBJECT\n        value.word = <uint64_t>argument\n"
@@ -191,9 +197,9 @@ MUTANTS = [
            "        words[i] = value.word\n", "        words[i] = 0\n", edge(27)),
     Mutant("options are looked at once", FAST,
            "        if argument != value.object and not specialize_value(kernel.strings, argument, value):\n"
-           "            return OPTION\n",
+           "            if not specialize",
            "        if value.object == NULL and not specialize_value(kernel.strings, argument, value):\n"
-           "            return OPTION\n", edge(27)),
+           "            if not specialize", edge(27)),
     Mutant("names of options are not in the key", FAST,
            "fingerprint[1] = (<Binding>binding).option_names", "fingerprint[1] = 0", edge(27)),
     Mutant("order of options is not in the key", FAST,
@@ -350,13 +356,13 @@ MUTANTS = [
     Mutant("scratch memory is not allocated", TRITON,
            "    if scratch or sanitized:\n", "    if sanitized:\n", edge(49)),
     Mutant("parameters are in a static buffer", FAST,
-           "cdef uint64_t* payload = <uint64_t*>alloca((count + 1) * sizeof(uint64_t))",
-           "cdef uint64_t* payload = static_payload", edge(51),
+           "cdef uint64_t* payload = <uint64_t*>alloca((count + TAIL_ROOM) * sizeof(uint64_t))\n    fingerprint[0] = s",
+           "cdef uint64_t* payload = static_payload\n    fingerprint[0] = s", edge(51),
            also=(("cdef lowlat_driver_api driver\n",
                   "cdef lowlat_driver_api driver\ncdef uint64_t[4096] static_payload\n"), )),
     Mutant("arguments of the first call are kept alive", FAST,
-           "        if type_of(arguments[i]) in (state.triton_dtype_type, state.torch_dtype_type):\n",
-           "        if True:\n", edge(52)),
+           "        hold_named(arguments[i], keepalive)\n", "        keepalive.append(<object>arguments[i])\n",
+           edge(52)),
     Mutant("kernels are kept alive", FAST,
            "        plan.keepalive = tuple(keepalive)\n", "        plan.keepalive = (*keepalive, result)\n", edge(52)),
     Mutant("a kernel is not held during its launch", FAST,
@@ -376,10 +382,91 @@ MUTANTS = [
            "        if lowlat_shim_read(argument, &tensor):\n            return UNREADABLE\n",
            "        lowlat_shim_read(argument, &tensor)\n", edge(61)),
     Mutant("data_ptr() is asked to make the key", FAST,
-           "        else:\n            return ARGUMENT\n        parameter += 1\n",
-           "        elif hasattr(<object>argument, 'data_ptr') and (<object>argument).data_ptr() < 0:\n"
-           "            return UNREADABLE\n        else:\n            return ARGUMENT\n        parameter += 1\n",
-           edge(62)),
+           "        return specialize_tensor(parameter, argument, device, tag, payload)\n    return ARGUMENT\n",
+           "        return specialize_tensor(parameter, argument, device, tag, payload)\n"
+           "    if hasattr(<object>argument, 'data_ptr') and (<object>argument).data_ptr() < 0:\n"
+           "        return UNREADABLE\n    return ARGUMENT\n", edge(62)),
+
+    # ---- arguments with contents ------------------------------------------------------------------------------------
+    Mutant("the length of a tuple is not in the key", FAST,
+           "    if add_word(tail, <uint64_t>kind) != OK or add_word(tail, <uint64_t>size) != OK:\n",
+           "    if add_word(tail, <uint64_t>kind) != OK:\n", arguments("tuples")),
+    Mutant("items of tuples are not in the key", FAST,
+           "        place[0] = item_tag\n", "        place[0] = 0\n", arguments("tuples")),
+    Mutant("the tail is not in the key", FAST,
+           "    cdef Py_ssize_t size = ((<Binding>binding).words + tail.words_used) * sizeof(uint64_t)\n",
+           "    cdef Py_ssize_t size = (<Binding>binding).words * sizeof(uint64_t)\n", arguments("tuples")),
+    Mutant("1 in a tuple is like any other", FAST,
+           "            if reason == OK and tail.payload[leaf] == 1:\n                item_tag = TAG_ONE\n", "",
+           arguments("tuples")),
+    Mutant("1 in a tuple takes part in the launch", TRITON,
+           '        elif type_ != "constexpr":\n            slots.append(place)',
+           '        elif type_ != "constexpr" or place >= len(arguments):\n            slots.append(place)',
+           arguments("tuples")),
+    Mutant("items that are compiled in have no place", TRITON,
+           "                if not isinstance(item, tuple):\n",
+           '                if not isinstance(item, tuple) and item != "constexpr":\n', arguments("tuples")),
+    Mutant("a parameter's do_not_specialize is for the items of tuples, too", FAST,
+           "specialize_int(&TUPLE_ITEM, item,", "specialize_int(NOT_SPECIALIZED, item,", arguments("tuples"),
+           also=(("cdef Parameter TUPLE_ITEM\n",
+                  "cdef Parameter UNSPECIALIZED\ncdef Parameter* NOT_SPECIALIZED = &UNSPECIALIZED\n"
+                  "cdef Parameter TUPLE_ITEM\n"), )),
+    Mutant("tuples that iterate otherwise are tuples", FAST,
+           "    if not is_tuple(items) and not iterates_as_tuple(kind):\n        return ARGUMENT\n", "",
+           arguments("items_that_triton_refuses_or_that_iterate_otherwise")),
+    Mutant("the tail has no end", FAST,
+           "    if tail.words_used == TAIL_ROOM:\n        return ARGUMENT\n", "",
+           arguments("a_tuple_larger_than_the_tail")),
+    Mutant("a constexpr object is looked at once", FAST,
+           "    if kind == state.constexpr_class:\n        text.fixed = False\n",
+           "    if kind == state.constexpr_class:\n", arguments("a_constexpr_whose_value_is_assigned")),
+    Mutant("the value of a constexpr object is not in the key", FAST,
+           "    if add_word(tail, value.tag) != OK:\n        return ARGUMENT\n    return add_word(tail, value.word)\n",
+           "    return add_word(tail, value.tag)\n", arguments("constexpr_objects_where_a_value_could_be")),
+    Mutant("constexpr tuples are told by their size", FAST,
+           "            if not write_value(text, strings, tuple_items(argument)[i], named, is_option):\n"
+           "                return False\n", "            pass\n", arguments("contents_of_constexprs")),
+    Mutant("whatever has a hash is compared by identity", FAST,
+           "    if hashes_as(kind, &PyBaseObject_Type) or is_plain_enum(<object>argument):\n",
+           "    if True:\n", arguments("contents_of_constexprs", "constexprs_are_asked_for_their_hash_as_often")),
+    Mutant("what is compared by identity is not held", FAST,
+           "        named.append(<object>argument)\n        return write_word(text, TEXT_IDENTITY",
+           "        return write_word(text, TEXT_IDENTITY", arguments("identities_are_held")),
+    Mutant("a kernel argument is known by its class", FAST,
+           "    return add_word(tail, <uint64_t>canonical_string(strings, <PyObject*>hashed))\n", "    return OK\n",
+           arguments("kernels_as_arguments", "a_kernel_argument_whose_source_changes")),
+    Mutant("a kernel constexpr is looked at once", FAST,
+           "    if <object><PyObject*>kind in state.kernel_types:\n        text.fixed = False\n",
+           "    if <object><PyObject*>kind in state.kernel_types:\n",
+           arguments("a_kernel_argument_whose_source_changes")),
+    Mutant("dicts in options are looked at once", FAST,
+           "            return False\n        text.fixed = False\n        for name, item in",
+           "            return False\n        for name, item in", arguments("options_that_change_in_place")),
+    Mutant("the dtype of a wrapper is its tensor's", FAST,
+           "    return add_dtype(strings, dtype, tail)\n\n\ncdef int specialize_constant",
+           "    return OK\n\n\ncdef int specialize_constant", arguments("reinterpreted_tensors")),
+    Mutant("the alignment of a wrapped tensor is not in the key", FAST,
+           "    tag[0] = TAG_WRAPPED + (tag[0] & 1)\n", "    tag[0] = TAG_WRAPPED\n",
+           arguments("reinterpreted_tensors")),
+    Mutant("a subclass of Tensor is looked at once", FAST,
+           "kind == state.plain_tensor and version == state.plain_tensor_version and version != 0",
+           "kind == state.plain_tensor", arguments("a_tensor_subclass_patched_later")),
+    Mutant("only the class itself makes a tensor special", FAST,
+           "    for owner in (<object><PyObject*>kind).__mro__:\n", "    for owner in (<object><PyObject*>kind, ):\n",
+           arguments("tensor_subclasses_that_answer_for_themselves")),
+    Mutant("an int subclass of 1 has the key of 1", FAST,
+           "            tag[0] = TAG_ONE_OF_CLASS\n            return add_word(tail, <uint64_t>kind)\n",
+           "            tag[0] = TAG_I32\n", arguments("numbers_of_subclasses")),
+    Mutant("*args has the place of the parameter", FAST,
+           "return values_of(args + kernel.variadic,", "return values_of(args,", arguments("variadic_parameters"),
+           needs="Triton 3.8"),
+    Mutant("a keyword named as *args is it", FAST,
+           "            if kernel.positions[name] == kernel.variadic:\n                return None",
+           "            if False:\n"
+           "                return None", arguments("variadic_parameters"), needs="Triton 3.8"),
+    Mutant("keyword-only parameters can be given by position", TRITON,
+           "            positional = min(positional, i)\n", "",
+           arguments("keyword_only_parameters"), needs="Triton 3.9"),
 
     # ---- grid -------------------------------------------------------------------------------------------------------
     Mutant("a missing grid dimension is 0", FAST, "    blocks[1] = 1\n", "    blocks[1] = 0\n", edge(54)),

@@ -320,6 +320,30 @@ def test_a_class_that_gets_another_equality():
         pair.leaves("constexpr", GRID, x, value)
 
 
+def test_identities_are_held():
+    """Until its plan goes, no other object can have the address of one that a fingerprint names."""
+    class Plain:
+
+        def __repr__(self):
+            return next(names)
+
+    names = (f"object {i}" for i in range(10**6))
+    kernel, x = lowlat.jit(constant), aligned()
+    for _ in range(20):
+        kernel[GRID](x, Plain())  # (Triton holds it, too)
+        kernel.device_caches.clear()
+    assert kernel.exits == {"first call": 20}
+
+
+def test_options_that_change_in_place():
+    pair, x, libraries = Pair(constant), aligned(), {}
+    pair.fast(GRID, x, 1, extern_libs=libraries)
+    libraries["none"] = "nowhere.bc"
+    assert pair.leaves("first call", GRID, x, 1, extern_libs=libraries).error is not None
+    del libraries["none"]
+    pair.fast(GRID, x, 1, extern_libs=libraries)
+
+
 def test_objects_in_constexprs_are_let_go():
     import gc
     import weakref
