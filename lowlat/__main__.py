@@ -22,7 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
     bench.add_argument("--runs", type=int, default=10, help="runs per column of a seed table (default: 10)")
     bench.add_argument("--fbtriton", type=Path, metavar="PYTHON",
                        help="the python of an environment with Meta's fork of Triton (and torch), as a peer")
-    bench.add_argument("--quick", action="store_true", help="two batches, ten steps: shows that it works, measures nothing")
+    bench.add_argument("--quick", action="store_true",
+                       help="two batches, ten steps: shows that it works, measures nothing")
     commands.add_parser("doctor", help="say what lowlat found here and what it will do")
     options = parser.parse_args(arguments)
 

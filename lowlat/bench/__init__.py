@@ -118,7 +118,8 @@ TRITONBENCH = (
     Case("tritonbench 58", **_ones(kernels.parameters_58, 14, 26, 18, 1)),
     # No floor: the kernel would read its block through a descriptor that the C loop does not make.
     Case("tritonbench 6 (descriptor)", kernels.descriptor, 1, "k[(1,)](p0, block, 24, 128, 8, 32)",
-         "p0, block, 24, 128, 8, 32", paths=tuple(path for path in PATHS if path != "floor"), names=_descriptor, native=False),
+         "p0, block, 24, 128, 8, 32", paths=tuple(path for path in PATHS if path != "floor"), names=_descriptor,
+         native=False),
 )
 """The inputs of tritonbench's launch_latency: every int is 1, which Triton makes a constant, the tensors are the same
 at each launch, the grid is a tuple."""
@@ -266,7 +267,7 @@ def measure(case: Case, device: Device, batches: int) -> tuple[dict[str, Measure
 
     def count(path: str, timed: Timed) -> None:
         nonlocal launched
-        launched += timed.count * (path != "noop")
+        launched += timed.launches * (path != "noop")
 
     exits = {"lowlat": _exits(fast), "wrapper": _exits(wrapper)}
     before = device.launches(counter)

@@ -1,8 +1,8 @@
 """Other ways to launch a kernel from Python, in one interleaved run with lowlat, triton and the floor.
 
-Each peer is an adapter: a function from the `Bench` to its cells, one per column.  It raises `Missing`, or puts the
-reason in the cell, where it has no figure to give; whatever else goes wrong in an adapter becomes the reason of its row.
-All but the eager and compiled operators launch Triton's very binary of the column's kernel.
+Each peer is an adapter: a function from the `Bench` to its cells, one per column, and a note.  It raises `Missing`, or
+puts the reason in the cell, where it has no figure to give; whatever else goes wrong in an adapter becomes the reason
+of its row.  All but the eager and compiled operators launch Triton's very binary of the column's kernel.
 """
 
 from __future__ import annotations
@@ -182,7 +182,8 @@ def torch_compile(bench: Bench) -> tuple[Cells, str]:
 def _replay(bench: Bench, launches: int) -> tuple[Cells, str]:
     if bench.device.null:
         raise Missing(NULL)
-    torch, cells = bench.torch, {}
+    torch = bench.torch
+    cells: Cells = {}
     for column, call in CALLS.items():
         names = {"k": lowlat.jit(KERNELS[column]), **bench.names()}
         repeated = loop(call, **names)
@@ -237,7 +238,8 @@ def ctypes_plain(bench: Bench) -> tuple[Cells, str]:
         if result != 0:
             raise RuntimeError(f"cuLaunchKernel: {result}")
 
-    tensor, cells = bench.torch.Tensor, {}
+    tensor = bench.torch.Tensor
+    cells: Cells = {}
     call = ctypes.CDLL("libcuda.so.1").cuLaunchKernel
     call.argtypes = [ctypes.c_void_p, *[ctypes.c_uint] * 7, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
     for column in COLUMNS[1:]:
@@ -407,7 +409,7 @@ def fbtriton(bench: Bench) -> tuple[Cells, str]:
     command = [str(bench.fbtriton), str(Path(__file__).with_name("fbtriton.py"))]
     if bench.device.null:
         command.append(str(Path(lowlat.__file__).parent / "null" / "libcuda.so.1"))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "TRITON_"))}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     try:
         other = bench.stack.enter_context(
             subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment))
@@ -416,12 +418,14 @@ def fbtriton(bench: Bench) -> tuple[Cells, str]:
     assert other.stdin is not None and other.stdout is not None
     bench.stack.callback(other.stdin.close)  # which ends it
 
+    to, answers = other.stdin, other.stdout
+
     def ask(question: Any) -> Any:
-        print(json.dumps(question), file=other.stdin, flush=True)
+        print(json.dumps(question), file=to, flush=True)
         return hear()
 
     def hear() -> Any:
-        line = other.stdout.readline()
+        line = answers.readline()
         if not line:
             raise Missing(f"{bench.fbtriton} ended: its errors are above")
         answer = json.loads(line)
@@ -441,18 +445,18 @@ def fbtriton(bench: Bench) -> tuple[Cells, str]:
     cells: Cells = {}
     for column in COLUMNS:
         ask([CALLS[column], column, 3])
-        cells[column] = Cell(timer(column), _Asked(lambda column=column: ask([None, column, 0])["launches"]))
+        cells[column] = Cell(timer(column), _Asked(ask, column))
     return cells, ready["note"]
 
 
 class _Asked:
     """A counter in another process: counter[0] asks for its value."""
 
-    def __init__(self, ask: Callable[[], int]) -> None:
-        self.ask = ask
+    def __init__(self, ask: Callable[[Any], Any], column: str) -> None:
+        self.ask, self.column = ask, column
 
     def __getitem__(self, index: int) -> int:
-        return self.ask()
+        return self.ask([None, self.column, 0])["launches"]
 
 
 # ---- all of them ----------------------------------------------------------------------------------------------------
@@ -514,7 +518,7 @@ def _measure_cells(device: Device, batches: int, cells: dict[tuple[str, str], Ce
 
     def count(at: tuple[str, str], timed: Timed) -> None:
         nonlocal position
-        made[at] = made.get(at, 0) + timed.count
+        made[at] = made.get(at, 0) + timed.launches
         if device.null:
             now = device.launches(None) or 0
             seen[at] = seen.get(at, 0) + now - position

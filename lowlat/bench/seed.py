@@ -166,12 +166,10 @@ def _by_events(device: Device, step: Loop, times: Iterable[Any]) -> float:
     return start.elapsed_time(stop) * 1000
 
 
-_CLOCKS = {_by_clock: "wall clock, up to the GPU's having finished", _by_events: "CUDA events"}
-
-
 def _run(device: Device, columns: dict[str, Column], steps: int, runs: int,
          clock: Callable[[Device, Loop, Iterable[Any]], float]) -> Table:
-    table = Table("CPU time of the thread" if device.null else _CLOCKS[clock], steps)
+    wall = "CPU time of the thread" if device.null else "wall clock, up to the GPU's having finished"
+    table = Table("CUDA events" if clock is _by_events else wall, steps)
     exits = {name: column.lowlat.exits for name, column in columns.items() if column.lowlat is not None}
     for name in columns:
         table.runs[name] = []

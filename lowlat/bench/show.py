@@ -43,8 +43,8 @@ def _table(*columns: str, **options: Any) -> Any:
 
 def _cases(report: Report, console: Any) -> None:
     table = _table("", *PATHS, "triton / lowlat", "lowlat − floor", "lowlat − noop",
-                   title=f"Host time per launch, µs ({report.environment['clock']}): median of {report.batches} batches "
-                         f"of {report.batch} launches (quartiles)")
+                   title=f"Host time per launch, µs, by {report.environment['clock']}: median of {report.batches} "
+                         f"batches of {report.batch} launches (quartiles)")
     for group in (CASES, TRITONBENCH, VARIANTS):
         for case in group:
             results = report.results[case.name]
@@ -98,7 +98,7 @@ def _peers(report: Report, console: Any) -> None:
         slope, many = peer_slope(row), row.figures.get("19 params")
         note = "; ".join((row.note, *(f"{column}: {reason}" for column, reason in row.reasons.items())))
         table.add_row(name, *(_time(row.figures.get(column)) for column in peers.COLUMNS),
-                      "–" if slope is None else f"{slope:.0f}",
+                      "–" if slope is None else f"{round(slope)}",
                       "–" if many is None or own is None else f"{many.median / own.median:.2f} ×", f"[dim]{note}[/]")
     console.print(table)
 
@@ -201,7 +201,7 @@ def _slope_lines(report: Report, axes: Any) -> None:
     axes.set_yscale("log")
     axes.set_xlabel("parameters")
     axes.set_ylabel("host time per launch, µs")
-    axes.legend(fontsize=7, frameon=False)
+    axes.legend(fontsize=6, frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
 
 
 def _peer_bars(report: Report, axes: Any) -> None:
@@ -214,8 +214,11 @@ def _peer_bars(report: Report, axes: Any) -> None:
         bars = axes.barh([y for y, _ in at], [width for _, width in at], height, label=column, color=colours[column])
         axes.bar_label(bars, labels=[f"{width:.3g}" for _, width in at], fontsize=6, padding=2)
     slopes = [peer_slope(row) for _, row in shown]
-    axes.set_yticks(range(len(shown)), [name if slope is None else f"{name}\n{slope:.0f} ns a parameter"
-                                        for (name, _), slope in zip(shown, slopes)], fontsize=8)
+    on_cpu = "\n(on the CPU)" if report.environment["device"] == "null driver" else ""
+    axes.set_yticks(range(len(shown)), [
+        name + (on_cpu if name == "PyTorch eager" else "" if slope is None else f"\n{round(slope)} ns a parameter")
+        for (name, _), slope in zip(shown, slopes)
+    ], fontsize=8)
     axes.set_xscale("log")
     axes.set_xlabel("host time per launch, µs")
     axes.legend(fontsize=8, frameon=False, loc="lower right")
@@ -224,9 +227,10 @@ def _peer_bars(report: Report, axes: Any) -> None:
 def _seed_bars(name: str, table: Any, axes: Any) -> None:
     columns = list(table.mean)
     means = [table.mean[column] for column in columns]
-    bars = axes.barh(columns[::-1], means[::-1],
+    bars = axes.barh([f"{column} *" if column in table.notes else column for column in columns][::-1], means[::-1],
                      color=[COLOURS["lowlat" if "low-latency" in column else "triton"] if column != "PyTorch" else
                             COLOURS["CompiledKernel.run"] for column in columns[::-1]])
     axes.bar_label(bars, labels=[f"{mean:.2f}" for mean in means[::-1]], fontsize=7, padding=2)
     axes.tick_params("y", labelsize=8)
-    axes.set_xlabel(f"{name}, µs a step ({table.clock})", fontsize=8)
+    notes = "".join(f"\n* {note}" for note in table.notes.values())
+    axes.set_xlabel(f"{name}, µs a step ({table.clock}){notes}", fontsize=8)

@@ -17,11 +17,11 @@ BATCH = 300  # the driver's launch queue holds about 1,000
 
 
 class Timed(NamedTuple):
-    """When a batch of `count` launches began (perf_counter_ns) and how long it took until the last had returned."""
+    """When a batch began (perf_counter_ns), how long it took until its last launch had returned, how many they were."""
 
     start: int
     nanoseconds: float
-    count: int
+    launches: int
 
 
 Timer = Callable[[], Timed]
@@ -164,8 +164,8 @@ def interleaved(timers: dict[Any, Timer], device: Device, batches: int,
                 device.synchronize()
                 timed = measure()
                 device.synchronize()
-                walls[name].append((time.perf_counter_ns() - timed.start) / timed.count)
-                samples[name].append(timed.nanoseconds / timed.count)
+                walls[name].append((time.perf_counter_ns() - timed.start) / timed.launches)
+                samples[name].append(timed.nanoseconds / timed.launches)
                 after(name, timed)
     finally:
         if gc_was_enabled:
