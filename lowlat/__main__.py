@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.plot:
         files = showing.save_plot(report, options.plot)
         console.print(f"Plots: {', '.join(map(str, files))}")
-    return 0
+    return 1 if report.failures else 0
 
 
 if __name__ == "__main__":

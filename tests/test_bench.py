@@ -62,7 +62,8 @@ def test_bench_wants_steps_and_runs(option, capsys):
 @pytest.mark.null
 def test_every_peer_has_figures_or_a_reason(monkeypatch):
     monkeypatch.setattr(timing, "BATCH", 5)
-    rows = peers.measure(bench.Device(), 2)
+    rows, failures = peers.measure(bench.Device(), 2)
+    assert not failures
     assert list(rows) == list(peers.PEERS)
     for name, row in rows.items():
         assert bool(row.missing) != bool(row.figures), name
@@ -111,8 +112,18 @@ def test_peers_notice_missing_launches(monkeypatch):
         return {"0 params": here.cell("None", {})}, ""
 
     monkeypatch.setitem(peers.PEERS, "lazy", lazy)
-    with pytest.raises(RuntimeError, match=r"lazy, 0 params: 0 launches where \d+ were made"):
-        peers.measure(bench.Device(), 2, only=("lowlat", "lazy"))
+    rows, failures = peers.measure(bench.Device(), 2, only=("lowlat", "lazy"))
+    assert failures == [f"lazy, 0 params: 0 launches where {2 * timing.BATCH} were made"]
+    assert not rows["lazy"].figures and "0 launches" in rows["lazy"].reasons["0 params"] and rows["lowlat"].figures
+
+
+@pytest.mark.torch
+@pytest.mark.null
+def test_peers_notice_the_slow_path(monkeypatch):
+    monkeypatch.setattr(peers.lowlat, "jit", hooked)
+    rows, failures = peers.measure(bench.Device(), 2, only=("lowlat", ))
+    assert len(failures) == 3 and all("went to Triton: {'pre-run hook'" in failure for failure in failures)
+    assert not rows["lowlat"].figures
 
 
 @pytest.mark.torch
@@ -122,7 +133,7 @@ def test_a_broken_peer_is_a_row(monkeypatch):
         raise AttributeError("module 'peer' has no attribute 'launch'\nand more")
 
     monkeypatch.setitem(peers.PEERS, "broken", broken)
-    rows = peers.measure(bench.Device(), 2, only=("lowlat", "broken"))
+    rows, _ = peers.measure(bench.Device(), 2, only=("lowlat", "broken"))
     assert rows["broken"].missing == "AttributeError: module 'peer' has no attribute 'launch'"
 
 
@@ -135,7 +146,9 @@ def test_fbtriton_is_asked_over_a_pipe(tmp_path, monkeypatch):
     path = shlex.quote(os.pathsep.join(filter(None, sys.path)))
     other.write_text(f"#!/bin/sh\nPYTHONPATH={path} exec {shlex.quote(sys.executable)} \"$@\"\n")
     other.chmod(0o755)
-    row = peers.measure(bench.Device(), 2, other, only=("fbtriton", ))["fbtriton"]
+    rows, failures = peers.measure(bench.Device(), 2, other, only=("fbtriton", ))
+    row = rows["fbtriton"]
+    assert not failures
     assert set(row.figures) == set(peers.COLUMNS), row.missing
     assert "has no C cache: not fbtriton" in row.note
 
@@ -149,28 +162,50 @@ def test_an_fbtriton_that_fails_is_a_row(script, reason, tmp_path):
     if script is not None:
         other.write_text(f"#!/bin/sh\n{script}\n")
         other.chmod(0o755)
-    assert reason in peers.measure(bench.Device(), 2, other, only=("fbtriton", ))["fbtriton"].missing
+    rows, _ = peers.measure(bench.Device(), 2, other, only=("fbtriton", ))
+    assert reason in rows["fbtriton"].missing
 
 
 @pytest.mark.torch
 @pytest.mark.null
 def test_seed_notices_the_slow_path(monkeypatch):
-    def hooked(function):
-        kernel = lowlat.JITFunction(function)
-        kernel.add_pre_run_hook(lambda *args, **kwargs: None)
-        return kernel
-
     monkeypatch.setattr(seed.lowlat, "jit", hooked)
-    with pytest.raises(RuntimeError, match="left to Triton: .*pre-run hook"):
-        seed.measure(bench.Device(), 2, 1)
+    tables, failures = seed.measure(bench.Device(), 2, 1)
+    assert len(failures) == 4 and all("went to Triton: {'pre-run hook'" in failure for failure in failures)
+    assert "long, low-latency" not in tables["forward + backward"].mean
 
 
 @pytest.mark.torch
 @pytest.mark.null
 def test_seed_counts_launches(monkeypatch):
-    monkeypatch.setattr(seed.lowlat, "jit", lambda function: {(1, ): lambda *args, **kwargs: None})
-    with pytest.raises(RuntimeError, match="0 launches in 2 steps of 2"):
-        seed.measure(bench.Device(), 2, 1)
+    class Lazy(seed.triton.JITFunction):
+        def run(self, *args, **kwargs):
+            return None
+
+    monkeypatch.setattr(seed.lowlat, "jit", Lazy)
+    _, failures = seed.measure(bench.Device(), 2, 1)
+    assert failures == [f"{name}: 0 launches in 2 steps of {launches}" for name, launches in
+                        (("short, low-latency", 2), ("long, low-latency", 2), ("short low-latency", 1),
+                         ("long low-latency", 1))]
+
+
+def hooked(function):
+    kernel = lowlat.JITFunction(function)
+    kernel.add_pre_run_hook(lambda *args, **kwargs: None)
+    return kernel
+
+
+@pytest.mark.torch
+@pytest.mark.null
+def test_a_failure_is_told_and_leaves_the_rest(monkeypatch, capsys, tmp_path):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(lowlat, "jit", hooked)
+    assert main(["bench", "--quick", "--json", str(tmp_path / "b.json"), "--plot", str(tmp_path / "b")]) == 1
+    report = json.loads((tmp_path / "b.json").read_text())
+    assert "failed: 19 params: lowlat went to Triton" in capsys.readouterr().out
+    assert list(report["results"]) == ["tritonbench 6 (descriptor)", "missed, Triton has it"]
+    assert not report["slopes"] and report["peers"]["triton"]["figures"] and report["seed"]
+    assert len(report["failures"]) > len(bench.CASES)
 
 
 def test_bench_wants_enough_batches(capsys):

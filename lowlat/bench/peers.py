@@ -58,11 +58,13 @@ class Missing(Exception):
 @dataclass
 class Cell:
     """One peer in one column.  `counter` counts its launches on the GPU; on the null driver each of the timer's
-    launches is one of the driver's, unless it `computes` on the CPU there."""
+    launches is one of the driver's, unless it `computes` on the CPU there.  `kernel` is lowlat's, which must not leave
+    a launch to Triton."""
 
     timer: Timer
     counter: Any = None
     computes: bool = False
+    kernel: Any = None
 
 
 @dataclass
@@ -100,7 +102,9 @@ class Bench:
         repeated(timing.nothing(3))
         counter = names.get("p0")
         counts = counter is not None and "p0" in call or "counted" in names
-        return Cell(timing.timer(repeated, self.device), counter if counts else None, computes)
+        kernel = names.get("k")
+        return Cell(timing.timer(repeated, self.device), counter if counts else None, computes,
+                    kernel if isinstance(kernel, lowlat.JITFunction) else None)
 
     def block(self, column: str) -> tuple[int, int]:
         """(threads, bytes of shared memory)"""
@@ -481,8 +485,9 @@ STAGES = len(PEERS) + 1
 
 
 def measure(device: Device, batches: int, fbtriton: Path | None = None,
-            progress: Callable[[str], None] = lambda name: None, only: Iterable[str] = PEERS) -> dict[str, Row]:
-    """Every peer's row.  Raises RuntimeError if a launch did not happen or lowlat did not launch natively."""
+            progress: Callable[[str], None] = lambda name: None,
+            only: Iterable[str] = PEERS) -> tuple[dict[str, Row], list[str]]:
+    """(every peer's row, what went wrong: launches that did not happen, lowlat's that were left to Triton)"""
     rows: dict[str, Row] = {}
     cells: dict[tuple[str, str], Cell] = {}
     with ExitStack() as stack:
@@ -506,14 +511,15 @@ def measure(device: Device, batches: int, fbtriton: Path | None = None,
                 else:
                     row.reasons[column] = cell
         progress("peers, interleaved")
-        _measure_cells(device, batches, cells, rows)
-    return rows
+        return rows, _measure_cells(device, batches, cells, rows)
 
 
-def _measure_cells(device: Device, batches: int, cells: dict[tuple[str, str], Cell], rows: dict[str, Row]) -> None:
+def _measure_cells(device: Device, batches: int, cells: dict[tuple[str, str], Cell],
+                   rows: dict[str, Row]) -> list[str]:
     made: dict[tuple[str, str], int] = {}
     seen: dict[tuple[str, str], int] = {}
     before = {at: _counted(device, cell) for at, cell in cells.items()}
+    exits = {at: cell.kernel.exits for at, cell in cells.items() if cell.kernel is not None}
     position = device.launches(None) or 0
 
     def count(at: tuple[str, str], timed: Timed) -> None:
@@ -524,15 +530,23 @@ def _measure_cells(device: Device, batches: int, cells: dict[tuple[str, str], Ce
             seen[at] = seen.get(at, 0) + now - position
             position = now
 
-    for at, measured in timing.interleaved({at: cell.timer for at, cell in cells.items()}, device, batches,
-                                           count).items():
-        rows[at[0]].figures[at[1]] = measured
+    measured = timing.interleaved({at: cell.timer for at, cell in cells.items()}, device, batches, count)
+    failures = []
     for at, cell in cells.items():
-        first = before[at]
+        first, (name, column) = before[at], at
         if first is not None:
             seen[at] = (_counted(device, cell) or 0) - first
+        wrong = ""
         if not cell.computes and at in seen and seen[at] != made[at]:
-            raise RuntimeError(f"{at[0]}, {at[1]}: {seen[at]} launches where {made[at]} were made")
+            wrong = f"{seen[at]} launches where {made[at]} were made"
+        if at in exits and cell.kernel.exits != exits[at]:
+            wrong = f"went to Triton: {cell.kernel.exits}"
+        if wrong:
+            rows[name].reasons[column] = wrong
+            failures.append(f"{name}, {column}: {wrong}")
+        else:
+            rows[name].figures[column] = measured[at]
+    return failures
 
 
 def _counted(device: Device, cell: Cell) -> int | None:

@@ -36,7 +36,8 @@ STAGES = 2
 
 @dataclass
 class Table:
-    """Microseconds per step: each column's mean over the runs, and the runs' own.  `notes` say what a figure is not."""
+    """Microseconds per step: each column's mean over the runs, and the runs' own.  `notes` say what a figure is not, or
+    why there is none."""
 
     clock: str
     steps: int
@@ -58,14 +59,14 @@ class Column:
 
 
 def measure(device: Device, steps: int, runs: int,
-            progress: Callable[[str], None] = lambda name: None) -> dict[str, Table]:
-    """Both tables.  Raises RuntimeError if a launch did not happen or did not do its work, or if lowlat left it to
-    Triton."""
+            progress: Callable[[str], None] = lambda name: None) -> tuple[dict[str, Table], list[str]]:
+    """(both tables, what went wrong: launches that did not happen or not do their work, lowlat's left to Triton)"""
+    failures: list[str] = []
     progress("forward + backward")
-    forward_backward = _run(device, _autograd(device), steps, runs, _by_clock)
+    forward_backward = _run(device, _autograd(device), steps, runs, _by_clock, failures)
     progress("forward kernel alone")
-    forward = _run(device, _forward(device), steps, runs, _by_clock if device.null else _by_events)
-    return {"forward + backward": forward_backward, "forward kernel alone": forward}
+    forward = _run(device, _forward(device), steps, runs, _by_clock if device.null else _by_events, failures)
+    return {"forward + backward": forward_backward, "forward kernel alone": forward}, failures
 
 
 def _autograd(device: Device) -> dict[str, Column]:
@@ -167,10 +168,11 @@ def _by_events(device: Device, step: Loop, times: Iterable[Any]) -> float:
 
 
 def _run(device: Device, columns: dict[str, Column], steps: int, runs: int,
-         clock: Callable[[Device, Loop, Iterable[Any]], float]) -> Table:
+         clock: Callable[[Device, Loop, Iterable[Any]], float], failures: list[str]) -> Table:
     wall = "CPU time of the thread" if device.null else "wall clock, up to the GPU's having finished"
     table = Table("CUDA events" if clock is _by_events else wall, steps)
     exits = {name: column.lowlat.exits for name, column in columns.items() if column.lowlat is not None}
+    wrong: dict[str, str] = {}
     for name in columns:
         table.runs[name] = []
     gc_was_enabled = gc.isenabled()
@@ -183,15 +185,19 @@ def _run(device: Device, columns: dict[str, Column], steps: int, runs: int,
                 table.runs[name].append(clock(device, column.step, itertools.repeat(None, steps)) / steps)
                 after = device.launches(None)
                 if before is not None and after is not None and after - before != steps * column.launches:
-                    raise RuntimeError(f"{name}: {after - before} launches in {steps} steps of {column.launches}")
+                    wrong[name] = f"{after - before} launches in {steps} steps of {column.launches}"
     finally:
         if gc_was_enabled:
             gc.enable()
     for name, column in columns.items():
         if not device.null and not _computes(column):
-            raise RuntimeError(f"{name}: did not compute x * 2")
+            wrong[name] = "did not compute x * 2"
         if name in exits and column.lowlat.exits != exits[name]:
-            raise RuntimeError(f"{name}: left to Triton: {column.lowlat.exits}")
+            wrong[name] = f"went to Triton: {column.lowlat.exits}"
+        if name in wrong:
+            table.notes[name] = wrong[name]
+            failures.append(f"{name}: {wrong[name]}")
+            continue
         if column.note:
             table.notes[name] = column.note
         table.mean[name] = statistics.fmean(table.runs[name])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,8 @@ def tables(report: Report, console: Any) -> None:
         _peers(report, console)
     for name, table in report.seed.items():
         _seed(name, table, console)
+    for failure in report.failures:
+        console.print(f"[bold red]failed:[/] {failure}", highlight=False)
 
 
 def _table(*columns: str, **options: Any) -> Any:
@@ -46,7 +50,7 @@ def _cases(report: Report, console: Any) -> None:
                    title=f"Host time per launch, µs, by {report.environment['clock']}: median of {report.batches} "
                          f"batches of {report.batch} launches (quartiles)")
     for group in (CASES, TRITONBENCH, VARIANTS):
-        for case in group:
+        for case in _measured(report, group):
             results = report.results[case.name]
             own = results["lowlat"].median
             table.add_row(
@@ -63,10 +67,14 @@ def _cases(report: Report, console: Any) -> None:
                   (f", but for {', '.join(uncounted)}: nothing to count in." if uncounted else "."))
     if report.environment["device"] != "null driver":
         wall = _table("", *PATHS, title="Wall time per launch, µs: the same batches up to the GPU's having finished")
-        for case in (*CASES, *TRITONBENCH, *VARIANTS):
+        for case in _measured(report, (*CASES, *TRITONBENCH, *VARIANTS)):
             wall.add_row(case.name, *(f"{results[path].wall / 1000:.3f}" if path in results else "–"
                                       for results in (report.results[case.name], ) for path in PATHS))
         console.print(wall)
+
+
+def _measured(report: Report, cases: Iterable[Any]) -> list[Any]:
+    return [case for case in cases if case.name in report.results]
 
 
 def _time(measurement: Any) -> str:
@@ -81,7 +89,7 @@ def _us(nanoseconds: float) -> str:
 
 def _slopes(report: Report, console: Any) -> None:
     table = _table("", *KINDS, title="Each further argument, ns")
-    for path in PATHS:
+    for path in report.slopes:
         table.add_row(path, *(f"{report.slopes[path][kind]:.1f}" for kind in KINDS))
     console.print(table)
 
@@ -90,7 +98,7 @@ def _peers(report: Report, console: Any) -> None:
     table = _table("", *peers.COLUMNS, "ns a parameter", "of lowlat's", "", title=(
         f"Peers, host time per launch, µs: median of {report.batches} batches (quartiles); interleaved with lowlat"))
     table.columns[-1].justify = "left"
-    own = report.peers["lowlat"].figures.get("19 params")
+    own = report.peers["lowlat"].figures.get("19 params") if "lowlat" in report.peers else None
     for name, row in report.peers.items():
         if row.missing:
             table.add_row(name, *["–"] * 5, f"[dim]none: {row.missing}[/]")
@@ -111,11 +119,11 @@ def peer_slope(row: Any) -> float | None:
 
 def _seed(name: str, measured: Any, console: Any) -> None:
     runs = len(next(iter(measured.runs.values())))
-    table = _table(name, *measured.mean, title=(
+    table = _table("", *measured.runs, title=(
         f"{name}, µs: mean of {runs} runs of {measured.steps} steps, {measured.clock}"))
-    table.add_row("mean", *(f"{mean:.2f}" for mean in measured.mean.values()))
-    table.add_row("slowest run", *(f"{max(own):.2f}" for own in measured.runs.values()))
-    table.add_row("fastest run", *(f"{min(own):.2f}" for own in measured.runs.values()))
+    for row, figure in (("mean", statistics.fmean), ("slowest run", max), ("fastest run", min)):
+        table.add_row(row, *(f"{figure(own):.2f}" if column in measured.mean else "–"
+                             for column, own in measured.runs.items()))
     console.print(table)
     for column, note in measured.notes.items():
         console.print(f"{column}: {note}")
@@ -142,18 +150,21 @@ def save_plot(report: Report, path: Path) -> list[Path]:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    rows = []
-    if report.results:
-        rows += [["cases", "cases"], ["variants", "slopes"]]
+    cases, variants = _measured(report, CASES), _measured(report, (*TRITONBENCH, *VARIANTS))
+    rows = [["cases", "cases"]] if cases else []
+    if variants:
+        rows.append(["variants", "slopes" if report.slopes else "variants"])
     if report.peers:
         rows.append(["peers", "peers"])
     if report.seed:
         rows.append(list(report.seed))
     figure, places = plt.subplot_mosaic(rows, figsize=(12, 4.5 * len(rows)), layout="constrained",
                                         width_ratios=(3, 2))
-    if report.results:
-        _bars(report, places["cases"], CASES, True)
-        _bars(report, places["variants"], (*TRITONBENCH, *VARIANTS), False)
+    if cases:
+        _bars(report, places["cases"], cases, True)
+    if variants:
+        _bars(report, places["variants"], variants, False)
+    if "slopes" in places:
         _slope_lines(report, places["slopes"])
     if report.peers:
         _peer_bars(report, places["peers"])
@@ -171,7 +182,7 @@ def save_plot(report: Report, path: Path) -> list[Path]:
     return files
 
 
-def _bars(report: Report, axes: Any, cases: tuple[Any, ...], labelled: bool) -> None:
+def _bars(report: Report, axes: Any, cases: list[Any], labelled: bool) -> None:
     width = 0.8 / len(COLOURS)
     for i, (path, colour) in enumerate(COLOURS.items()):
         at = [(place + (i - len(COLOURS) / 2 + 0.5) * width, report.results[case.name][path].median / 1000)
