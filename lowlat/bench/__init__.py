@@ -203,16 +203,15 @@ def run(*, parts: Iterable[str] = PARTS, batches: int = 40, steps: int = 5000, r
     _torch.attach()
     report = Report(environment(device), batches, timing.BATCH)
     if "cases" in parts:
-        for case in itertools.chain(*GROUPS):
-            progress(case.name)
+        for cases in (*((case, ) for group in GROUPS[:-1] for case in group), SLOPES):
+            progress(cases[0].name)
             try:
-                results, checked = measure(case, device, batches)
+                for name, (results, checked) in measure_together(cases, device, batches).items():
+                    report.results[name] = results
+                    report.checked[name] = checked
             except RuntimeError as error:
                 report.failures.append(str(error))
-                continue
-            report.results[case.name] = results
-            report.checked[case.name] = checked
-        for path in PATHS if all(case.name in report.results for case in SLOPES) else ():
+        for path in PATHS if SLOPES[0].name in report.results else ():
             at = {case.name: report.results[case.name][path].median for case in SLOPES}
             report.slopes[path] = {
                 "tensor": (at["17 tensors"] - at["1 tensor"]) / 16,
@@ -232,7 +231,7 @@ def stages(parts: Iterable[str]) -> int:
     """How often `run` tells of its progress."""
     from . import peers, seed
 
-    counts = {"cases": sum(map(len, GROUPS)), "peers": peers.STAGES, "seed": seed.STAGES}
+    counts = {"cases": sum(map(len, GROUPS[:-1])) + 1, "peers": peers.STAGES, "seed": seed.STAGES}
     return sum(counts[part] for part in parts)
 
 
@@ -241,8 +240,51 @@ def measure(case: Case, device: Device, batches: int) -> tuple[dict[str, Measure
 
     Raises RuntimeError if a launch did not happen or a lowlat path did not launch natively.
     """
+    return measure_together((case, ), device, batches)[case.name]
+
+
+def measure_together(cases: Iterable[Case], device: Device,
+                     batches: int) -> dict[str, tuple[dict[str, Measurement], str]]:
+    """As `measure`, by name; the cases' batches interleaved, too, so that their differences come from one time."""
+    prepared = {case.name: _prepare(case, device) for case in cases}
+    count = timing.Count(device, {name: ready.counter for name, ready in prepared.items()})
+    exits = {name: ready.exits() for name, ready in prepared.items()}
+
+    def after(at: tuple[str, str], timed: Timed) -> None:
+        name, path = at
+        count.add(name, 0 if path == "noop" else timed.launches)
+
+    timers = {(name, path): timer for name, ready in prepared.items() for path, timer in ready.timers.items()}
+    measured = timing.interleaved(timers, device, batches, after)
+    results = {}
+    for name, ready in prepared.items():
+        launches, made = count.finish(name), count.made[name]
+        if launches is not None and launches != made:
+            raise RuntimeError(f"{name}: {launches} launches where {made} were made")
+        checked = "nothing to count in on the GPU" if launches is None else f"{launches} launches counted"
+        for path, counted in ready.exits().items():
+            if counted != exits[name][path]:
+                if ready.case.native:
+                    raise RuntimeError(f"{name}: {path} went to Triton: {counted}")
+                checked += f"; {path} went to Triton: {counted}"
+        results[name] = {path: measured[name, path] for path in ready.timers}, checked
+    return results
+
+
+@dataclass
+class _Prepared:
+    case: Case
+    timers: dict[str, timing.Timer]
+    counter: Any
+    own: dict[str, Any]
+
+    def exits(self) -> dict[str, list[dict[str, int]]]:
+        return {path: _exits(kernel) for path, kernel in self.own.items()}
+
+
+def _prepare(case: Case, device: Device) -> _Prepared:
+    """Compiled, learnt, launched natively; a timer per path."""
     tensors = device.tensors(case.tensors)
-    counter = tensors[0] if tensors else None
     grid: Any = (lambda meta: (1, )) if case.callable_grid else (1, )
     kernel = lowlat.jit(case.kernel)
     kernel.route = "wrapper"
@@ -253,14 +295,11 @@ def measure(case: Case, device: Device, batches: int) -> tuple[dict[str, Measure
     def items(count: int) -> Iterable[Any]:
         return case.items(device, count)
 
-    def timer(loop: timing.Loop) -> timing.Timer:
-        return (timing.timer if case.threads == 1 else timing.timer_of_threads)(loop, device, items)
-
     loops: dict[str, timing.Loop] = {}
     for path, kernel in (("lowlat", fast), ("wrapper", wrapper), ("triton", plain)):
         loops[path] = loop(case.call, k=kernel, forget=getattr(kernel, "forget", _noop), **names)
         if path in case.paths:
-            loops[path](items(4))  # compile, learn, launch natively
+            loops[path](items(4))
     call = case.call.rpartition("; ")[2]
     compiled = eval(call, {"k": plain, "item": next(iter(items(1))), **names})
     compiled.run  # noqa: B018  (a property: loads the kernel)
@@ -268,31 +307,10 @@ def measure(case: Case, device: Device, batches: int) -> tuple[dict[str, Measure
     loops["CompiledKernel.run"] = loop(f"k.run(1, 1, 1, stream, function, packed, None, None, None, {case.bound})",
                                        k=compiled, stream=device.stream(), function=compiled.function,
                                        packed=compiled.packed_metadata, **names)
-    timers = {path: timer(loops[path]) for path in case.paths if path != "floor"}
-    if "floor" in case.paths:
-        timers["floor"] = floor(compiled, tensors, device)
-
-    launched = 0
-
-    def count(path: str, timed: Timed) -> None:
-        nonlocal launched
-        launched += timed.launches * (path != "noop")
-
-    exits = {"lowlat": _exits(fast), "wrapper": _exits(wrapper)}
-    before = device.launches(counter)
-    measured = timing.interleaved({path: timers[path] for path in case.paths}, device, batches, count)
-    after = device.launches(counter)
-    checked = "nothing to count in on the GPU"
-    if before is not None and after is not None:
-        if after - before != launched:
-            raise RuntimeError(f"{case.name}: {after - before} launches where {launched} were made")
-        checked = f"{launched} launches counted"
-    for path, kernel in (("lowlat", fast), ("wrapper", wrapper)):
-        if _exits(kernel) != exits[path]:
-            if case.native:
-                raise RuntimeError(f"{case.name}: {path} went to Triton: {_exits(kernel)}")
-            checked += f"; {path} went to Triton: {_exits(kernel)}"
-    return measured, checked
+    timer = timing.timer if case.threads == 1 else timing.timer_of_threads
+    timers = {path: floor(compiled, tensors, device) if path == "floor" else timer(loops[path], device, items)
+              for path in case.paths}
+    return _Prepared(case, timers, tensors[0] if tensors else None, {"lowlat": fast, "wrapper": wrapper})
 
 
 def _exits(kernel: Any) -> list[dict[str, int]]:

@@ -516,29 +516,15 @@ def measure(device: Device, batches: int, fbtriton: Path | None = None,
 
 def _measure_cells(device: Device, batches: int, cells: dict[tuple[str, str], Cell],
                    rows: dict[str, Row]) -> list[str]:
-    made: dict[tuple[str, str], int] = {}
-    seen: dict[tuple[str, str], int] = {}
-    before = {at: _counted(device, cell) for at, cell in cells.items()}
+    count = timing.Count(device, {at: cell.counter for at, cell in cells.items()})
     exits = {at: cell.kernel.exits for at, cell in cells.items() if cell.kernel is not None}
-    position = device.launches(None) or 0
-
-    def count(at: tuple[str, str], timed: Timed) -> None:
-        nonlocal position
-        made[at] = made.get(at, 0) + timed.launches
-        if device.null:
-            now = device.launches(None) or 0
-            seen[at] = seen.get(at, 0) + now - position
-            position = now
-
-    measured = timing.interleaved({at: cell.timer for at, cell in cells.items()}, device, batches, count)
+    measured = timing.interleaved({at: cell.timer for at, cell in cells.items()}, device, batches,
+                                  lambda at, timed: count.add(at, timed.launches))
     failures = []
     for at, cell in cells.items():
-        first, (name, column) = before[at], at
-        if first is not None:
-            seen[at] = (_counted(device, cell) or 0) - first
-        wrong = ""
-        if not cell.computes and at in seen and seen[at] != made[at]:
-            wrong = f"{seen[at]} launches where {made[at]} were made"
+        (name, column), launches, wrong = at, count.finish(at), ""
+        if not cell.computes and launches is not None and launches != count.made[at]:
+            wrong = f"{launches} launches where {count.made[at]} were made"
         if at in exits and cell.kernel.exits != exits[at]:
             wrong = f"went to Triton: {cell.kernel.exits}"
         if wrong:
@@ -547,11 +533,3 @@ def _measure_cells(device: Device, batches: int, cells: dict[tuple[str, str], Ce
         else:
             rows[name].figures[column] = measured[at]
     return failures
-
-
-def _counted(device: Device, cell: Cell) -> int | None:
-    """What the cell's own counter says: on the GPU, and of another process."""
-    if cell.counter is None or device.null and not isinstance(cell.counter, _Asked):
-        return None
-    device.synchronize()
-    return int(cell.counter[0])

@@ -181,9 +181,9 @@ def _run(device: Device, columns: dict[str, Column], steps: int, runs: int,
         for _ in range(runs):
             for name, column in columns.items():
                 device.synchronize()
-                before = device.launches(None)
+                before = device.launches()
                 table.runs[name].append(clock(device, column.step, itertools.repeat(None, steps)) / steps)
-                after = device.launches(None)
+                after = device.launches()
                 if before is not None and after is not None and after - before != steps * column.launches:
                     wrong[name] = f"{after - before} launches in {steps} steps of {column.launches}"
     finally:

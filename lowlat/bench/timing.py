@@ -82,14 +82,48 @@ class Device:
         else:
             self.torch.zeros(1, device="cuda")
 
-    def launches(self, counter: Any) -> int | None:
-        """Launches so far, or None where nothing counts them."""
+    def launches(self) -> int | None:
+        """Launches so far, where the driver counts them."""
         if self.null:
             from lowlat import null
 
             return null.launches()
-        self.synchronize()
-        return None if counter is None else int(counter[0])
+        return None
+
+
+class Count:
+    """Whether as many launches happened as were made, group by group: by the group's counter, whose [0] is the count, or
+    by the null driver's."""
+
+    def __init__(self, device: Device, counters: dict[Any, Any]) -> None:
+        # On the null driver tensors count nothing; what else there is asks another process.
+        stand_ins = device.torch.Tensor if device.null else ()
+        self.device = device
+        self.counters = {group: None if isinstance(counter, stand_ins) else counter
+                         for group, counter in counters.items()}
+        self.made = dict.fromkeys(counters, 0)
+        self.seen: dict[Any, int] = {}
+        self.before = {group: self._read(group) for group in counters}
+        self.position = device.launches()
+
+    def _read(self, group: Any) -> int | None:
+        counter = self.counters[group]
+        if counter is None:
+            return None
+        self.device.synchronize()
+        return int(counter[0])
+
+    def add(self, group: Any, made: int) -> None:
+        """To be called after each batch."""
+        self.made[group] += made
+        if self.position is not None:
+            before, self.position = self.position, self.device.launches()
+            self.seen[group] = self.seen.get(group, 0) + (self.position or 0) - before
+
+    def finish(self, group: Any) -> int | None:
+        """The group's launches, where anything counted them."""
+        before = self.before[group]
+        return self.seen.get(group) if before is None else (self._read(group) or 0) - before
 
 
 def nothing(count: int) -> Iterable[Any]:
