@@ -92,8 +92,8 @@ class Device:
 
 
 class Count:
-    """Whether as many launches happened as were made, group by group: by the group's counter, whose [0] is the count, or
-    by the null driver's."""
+    """Whether as many launches happened as were made, group by group: by the group's counter (its [0]) or by the null
+    driver's."""
 
     def __init__(self, device: Device, counters: dict[Any, Any]) -> None:
         # On the null driver tensors count nothing; what else there is asks another process.
