@@ -3,12 +3,21 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+PEERS := apache-tvm-ffi==0.1.15.post2 ninja cuda-core==1.2.2 cuda-bindings==13.5.0 cupy-cuda13x==14.2.0
 SOURCES := setup.py pyproject.toml $(wildcard lowlat/*.pyx lowlat/*.pxd lowlat/*.h lowlat/null/*.c)
 
-.PHONY: bench test mutants lint docs changelog matrix build doctor annotate clean
+.PHONY: bench peers test mutants lint docs changelog matrix build doctor annotate clean
 
 bench: build
-	$(RUN) -m lowlat bench --json bench.json --plot bench.png
+	$(RUN) -m lowlat bench --json bench.json --plot bench $(if $(wildcard .fbtriton),--fbtriton .fbtriton/bin/python)
+
+# The peers that pip has, as further rows of `make bench`.  Meta's Triton takes triton's place, so it gets an environment
+# of its own, which borrows torch from .venv.
+peers: build
+	$(RUN) -m pip install -q $(PEERS)
+	$(PYTHON) -m venv .fbtriton
+	.fbtriton/bin/python -m pip install -q --no-deps fbtriton==3.7.4
+	$(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$(ls -d .fbtriton/lib/python*/site-packages)/torch.pth
 
 test: build
 	$(RUN) -m pytest
@@ -58,4 +67,4 @@ $(VENV)/built: $(VENV)/installed $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf $(VENV) .nox matrix build docs/_build *.egg-info lowlat/_fast.c lowlat/_fast.html lowlat/*.so lowlat/null/libcuda.so.1 bench.json bench.png
+	rm -rf $(VENV) .fbtriton .nox matrix build docs/_build *.egg-info lowlat/_fast.c lowlat/_fast.html lowlat/*.so lowlat/null/libcuda.so.1 bench.json bench.png bench.svg

@@ -1,21 +1,21 @@
 """Launch latency, measured: triton against lowlat, with the floor and the launchers between them in the same run.
 
-Host time per launch: batches of launches well below the driver's queue depth, the clock stopped before the
-synchronise, the paths interleaved batch by batch, medians over the batches.  After each case the kernels' own
-counters (on the null driver: the driver's) say whether every launch happened.
+Host time per launch (see `timing.py`), medians over the batches.  After each case the kernels' own counters (on the
+null driver: the driver's) say whether every launch happened.  `peers.py` has other ways to launch a kernel, `seed.py`
+the two tables that the project began with.
 """
 
 from __future__ import annotations
 
-import gc
 import itertools
 import platform
-import statistics
+import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import triton
@@ -23,7 +23,8 @@ import triton
 import lowlat
 from lowlat import _fast, _torch
 
-from . import kernels
+from . import kernels, timing
+from .timing import Device, Measurement, Timed, loop
 
 PATHS = ("noop", "floor", "lowlat", "wrapper", "CompiledKernel.run", "triton")
 """What is timed, by name.
@@ -31,22 +32,32 @@ PATHS = ("noop", "floor", "lowlat", "wrapper", "CompiledKernel.run", "triton")
 noop: a Python function taking the same arguments.  floor: cuLaunchKernelEx in a C loop.  wrapper: lowlat by way of
 Triton's compiled launcher.  CompiledKernel.run: Triton's launcher called with the kernel in hand."""
 
-BATCH = 300  # the driver's launch queue holds about 1,000
+PARTS = ("cases", "peers", "seed")
+
+
+def _same_every_time(device: Device, count: int) -> Iterable[Any]:
+    return timing.nothing(count)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One way to launch one kernel.  `call` and `bound` are Python source over p0.. (tensors), k and grid; `around`
-    puts a library's autotune or heuristics around the kernel."""
+    """One way to launch one kernel.  `call` and `bound` are Python source over p0.. (tensors), k and grid, what `names`
+    makes, and `item`, of which `items` makes one per launch; `around` puts a library's autotune or heuristics around
+    the kernel.  `forget` stands for the kernel's own `forget` on lowlat's paths.  A case that is not `native` may go to
+    Triton; the report then says so."""
 
     name: str
     kernel: Callable[..., Any]
     tensors: int
     call: str
-    bound: str
+    bound: str = ""
     callable_grid: bool = False
     paths: tuple[str, ...] = PATHS
     around: Callable[[Any, Any], Any] = lambda library, kernel: kernel
+    items: Callable[[Device, int], Iterable[Any]] = _same_every_time
+    names: Callable[[Device], dict[str, Any]] = lambda device: {}
+    threads: int = 1
+    native: bool = True
 
 
 def _parameters(tensors: int, scalars: int, constexprs: int) -> str:
@@ -90,6 +101,69 @@ CASES = (
     Case("heuristics", kernels.median_call, 5, f"k[grid]({_FEWER}, num_warps=4, num_stages=2)", _MEDIAN_BOUND,
          around=_with_heuristics),
 )
+def _ones(kernel: Callable[..., Any], tensors: int, ints: int, constexprs: int, value: int) -> dict[str, Any]:
+    arguments = ", ".join([f"p{i}" for i in range(tensors)] + ["1"] * ints + [str(value)] * constexprs)
+    return {"kernel": kernel, "tensors": tensors, "call": f"k[1,]({arguments})", "bound": arguments}
+
+
+def _descriptor(device: Device) -> dict[str, Any]:
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    torch = device.torch
+    read = torch.zeros((24, 128), dtype=torch.float16, device=device.where)
+    return {"block": TensorDescriptor(read, shape=read.shape, strides=read.stride(), block_shape=[8, 32])}
+
+
+TRITONBENCH = (
+    Case("tritonbench 0", **_ones(kernels.no_parameters, 0, 0, 0, 0)),
+    Case("tritonbench 19", **_ones(kernels.parameters_19, 5, 9, 5, 32)),
+    Case("tritonbench 58", **_ones(kernels.parameters_58, 14, 26, 18, 1)),
+    # No floor: the kernel would read its block through a descriptor that the C loop does not make.
+    Case("tritonbench 6 (descriptor)", kernels.descriptor, 1, "k[(1,)](p0, block, 24, 128, 8, 32)",
+         "p0, block, 24, 128, 8, 32", paths=tuple(path for path in PATHS if path != "floor"), names=_descriptor,
+         native=False),
+)
+"""The inputs of tritonbench's launch_latency: every int is 1, which Triton makes a constant, the tensors are the same
+at each launch, the grid is a tuple."""
+
+
+def _fresh_tensors(device: Device, count: int) -> Iterable[Any]:
+    # Rows of one allocation: filling each would leave the GPU with that work when the clock starts.
+    return device.torch.empty((count, 512), dtype=device.torch.int32, device=device.where).unbind()
+
+
+def _fresh_ints(device: Device, count: int) -> Iterable[Any]:
+    return [2**40 + 2 * i + 1 for i in range(count)]
+
+
+def _two_ints(device: Device, count: int) -> Iterable[Any]:
+    return itertools.islice(itertools.cycle((96, 77)), count)
+
+
+_ANY_ORDER = ", ".join(reversed(("p0=p0, p1=p1, p2=p2, p3=p3, p4=p4, n0=77, n1=96, s0=1024, s1=5, A=64, B=32, C=True, "
+                                 "D=None, E='x', F=128, num_warps=4, num_stages=2").split(", ")))
+_REST = "10, 17, 80, 31, 38, 128, 52, 1, 32, 32, 32, 32, 32"
+_19 = f"p0, p1, p2, p3, p4, 32, {_REST}"
+_WITHOUT_COMPILED = tuple(path for path in PATHS if path != "CompiledKernel.run")
+
+VARIANTS = (
+    Case("keywords, any order", kernels.median_call, 5, f"k[grid]({_ANY_ORDER})", _MEDIAN_BOUND),
+    Case("defaults, ** splat", kernels.with_defaults, 5, "k[grid](p0, p1, p2, p3, p4, 77, 96, 1024, 5, **options)",
+         _MEDIAN_BOUND, names=lambda device: {"options": {"B": 32, "num_warps": 4, "num_stages": 2}}),
+    Case("fresh tensors", kernels.parameters_19, 5, f"k[grid](p0, item, item, item, item, 32, {_REST})",
+         f"p0, item, item, item, item, 32, {_REST}", items=_fresh_tensors),
+    Case("fresh ints over 2^32", kernels.parameters_19, 5, f"k[grid](p0, p1, p2, p3, p4, item, {_REST})",
+         f"p0, p1, p2, p3, p4, item, {_REST}", items=_fresh_ints),
+    Case("two specialisations in turn", kernels.parameters_19, 5, f"k[grid](p0, p1, p2, p3, p4, item, {_REST})",
+         paths=_WITHOUT_COMPILED, items=_two_ints),
+    Case("reads two globals", kernels.reads_globals, 2, "k[grid](p0, p1, 77, 32)", "p0, p1, 77, 32"),
+    Case("two threads", kernels.parameters_19, 5, f"k[grid]({_19})", paths=("noop", "lowlat", "wrapper", "triton"),
+         threads=2),
+    Case("missed, Triton has it", kernels.parameters_19, 5, f"forget(); k[grid]({_19})",
+         paths=("noop", "lowlat", "triton"), native=False),
+)
+"""What tritonbench's inputs leave out.  All but the first two, the globals and the threads have the 19 parameters."""
+
 SLOPES = (
     _positional("1 tensor", kernels.tensors_1, 1, 0, 0),
     _positional("17 tensors", kernels.tensors_17, 17, 0, 0),
@@ -99,26 +173,13 @@ SLOPES = (
 
 
 @dataclass
-class Measurement:
-    """Nanoseconds per launch: median and quartiles over the batches."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, samples: list[float]) -> Measurement:
-        low, median, high = statistics.quantiles(samples, n=4)
-        return cls(median, low, high)
-
-
-@dataclass
 class Report:
     """Everything one run measured.
 
     `results[case][path]` is a Measurement; `slopes[path][kind]` is nanoseconds per further argument, for tensors,
     scalars and constexprs; `batches` batches of `batch` launches were timed for each; `checked[case]` says how the
-    launches were counted.
+    launches were counted; `peers` are by name, `seed[table]` in microseconds.  What is in `failures` has no figures: a
+    launch did not happen, or lowlat left one to Triton.
     """
 
     environment: dict[str, Any]
@@ -127,127 +188,136 @@ class Report:
     results: dict[str, dict[str, Measurement]] = field(default_factory=dict)
     slopes: dict[str, dict[str, float]] = field(default_factory=dict)
     checked: dict[str, str] = field(default_factory=dict)
+    peers: dict[str, Any] = field(default_factory=dict)
+    seed: dict[str, Any] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def run(*, batches: int = 40, progress: Callable[[str], None] = lambda name: None) -> Report:
-    """Measure every case on every path; on the GPU, or on the null driver where there is none.
+GROUPS = (CASES, TRITONBENCH, VARIANTS, SLOPES)
 
-    `batches` batches of 300 launches for each, 30 or more for a median worth reading; `progress` is called with each
-    case's name before it is measured.  Raises RuntimeError if a launch did not happen or a lowlat path did not launch
-    natively.
+
+def run(*, parts: Iterable[str] = PARTS, batches: int = 40, steps: int = 5000, runs: int = 10,
+        fbtriton: Path | None = None, progress: Callable[[str], None] = lambda name: None) -> Report:
+    """Measure every case on every path, the peers and the seed tables (`parts` of them); on the GPU, or on the null
+    driver where there is none.  `fbtriton` is the python of an environment that has Meta's Triton.
     """
+    from . import peers, seed
+
     device = Device()
     _torch.attach()
-    report = Report(environment(device), batches, BATCH)
-    for case in (*CASES, *SLOPES):
-        progress(case.name)
-        results, checked = measure(case, device, batches)
-        report.results[case.name] = results
-        report.checked[case.name] = checked
-    for path in PATHS:
-        at = {case.name: report.results[case.name][path].median for case in SLOPES}
-        report.slopes[path] = {
-            "tensor": (at["17 tensors"] - at["1 tensor"]) / 16,
-            "scalar": (at["16 scalars"] - at["1 tensor"]) / 16,
-            "constexpr": (at["16 constexprs"] - at["1 tensor"]) / 16,
-        }
+    report = Report(environment(device), batches, timing.BATCH)
+    if "cases" in parts:
+        for cases in (*((case, ) for group in GROUPS[:-1] for case in group), SLOPES):
+            progress(cases[0].name)
+            try:
+                for name, (results, checked) in measure_together(cases, device, batches).items():
+                    report.results[name] = results
+                    report.checked[name] = checked
+            except RuntimeError as error:
+                report.failures.append(str(error))
+        for path in PATHS if SLOPES[0].name in report.results else ():
+            at = {case.name: report.results[case.name][path].median for case in SLOPES}
+            report.slopes[path] = {
+                "tensor": (at["17 tensors"] - at["1 tensor"]) / 16,
+                "scalar": (at["16 scalars"] - at["1 tensor"]) / 16,
+                "constexpr": (at["16 constexprs"] - at["1 tensor"]) / 16,
+            }
+    if "peers" in parts:
+        report.peers, failures = peers.measure(device, batches, fbtriton, progress)
+        report.failures += failures
+    if "seed" in parts:
+        report.seed, failures = seed.measure(device, steps, runs, progress)
+        report.failures += failures
     return report
 
 
-class Device:
-    """The GPU, or the null driver with CPU tensors standing in."""
+def stages(parts: Iterable[str]) -> int:
+    """How often `run` tells of its progress."""
+    from . import peers, seed
 
-    def __init__(self) -> None:
-        import torch
-
-        self.torch = torch
-        self.null = not torch.cuda.is_available()
-        if self.null:
-            from lowlat import null
-
-            null.activate()
-            self.name = "null driver"
-        else:
-            self.name = torch.cuda.get_device_name()
-
-    def tensors(self, count: int) -> list[Any]:
-        where = "cpu" if self.null else "cuda"
-        return [self.torch.zeros(64, dtype=self.torch.int32, device=where) for _ in range(count)]
-
-    def synchronize(self) -> None:
-        if not self.null:
-            self.torch.cuda.synchronize()
-
-    def stream(self) -> int:
-        return 0 if self.null else self.torch.cuda.current_stream().cuda_stream
-
-    def launches(self, counter: Any) -> int | None:
-        """Launches so far, or None where nothing counts them."""
-        if self.null:
-            from lowlat import null
-
-            return null.launches()
-        self.synchronize()
-        return None if counter is None else int(counter[0])
+    counts = {"cases": sum(map(len, GROUPS[:-1])) + 1, "peers": peers.STAGES, "seed": seed.STAGES}
+    return sum(counts[part] for part in parts)
 
 
 def measure(case: Case, device: Device, batches: int) -> tuple[dict[str, Measurement], str]:
-    """(measurement per path, how the launches were checked)"""
+    """(measurement per path, how the launches were checked)
+
+    Raises RuntimeError if a launch did not happen or a lowlat path did not launch natively.
+    """
+    return measure_together((case, ), device, batches)[case.name]
+
+
+def measure_together(cases: Iterable[Case], device: Device,
+                     batches: int) -> dict[str, tuple[dict[str, Measurement], str]]:
+    """As `measure`, by name; the cases' batches interleaved, too, so that their differences come from one time."""
+    prepared = {case.name: _prepare(case, device) for case in cases}
+    count = timing.Count(device, {name: ready.counter for name, ready in prepared.items()})
+    exits = {name: ready.exits() for name, ready in prepared.items()}
+
+    def after(at: tuple[str, str], timed: Timed) -> None:
+        name, path = at
+        count.add(name, 0 if path == "noop" else timed.launches)
+
+    timers = {(name, path): timer for name, ready in prepared.items() for path, timer in ready.timers.items()}
+    measured = timing.interleaved(timers, device, batches, after)
+    results = {}
+    for name, ready in prepared.items():
+        launches, made = count.finish(name), count.made[name]
+        if launches is not None and launches != made:
+            raise RuntimeError(f"{name}: {launches} launches where {made} were made")
+        checked = "nothing to count in on the GPU" if launches is None else f"{launches} launches counted"
+        for path, counted in ready.exits().items():
+            if counted != exits[name][path]:
+                if ready.case.native:
+                    raise RuntimeError(f"{name}: {path} went to Triton: {counted}")
+                checked += f"; {path} went to Triton: {counted}"
+        results[name] = {path: measured[name, path] for path in ready.timers}, checked
+    return results
+
+
+@dataclass
+class _Prepared:
+    case: Case
+    timers: dict[str, timing.Timer]
+    counter: Any
+    own: dict[str, Any]
+
+    def exits(self) -> dict[str, list[dict[str, int]]]:
+        return {path: _exits(kernel) for path, kernel in self.own.items()}
+
+
+def _prepare(case: Case, device: Device) -> _Prepared:
+    """Compiled, learnt, launched natively; a timer per path."""
     tensors = device.tensors(case.tensors)
-    counter = tensors[0] if tensors else None
     grid: Any = (lambda meta: (1, )) if case.callable_grid else (1, )
     kernel = lowlat.jit(case.kernel)
     kernel.route = "wrapper"
     fast, wrapper = case.around(lowlat, lowlat.jit(case.kernel)), case.around(lowlat, kernel)
     plain = case.around(triton, triton.jit(case.kernel))
+    names = {"grid": grid, **{f"p{i}": tensor for i, tensor in enumerate(tensors)}, **case.names(device)}
 
-    loops: dict[str, Callable[[Iterator[None]], None]] = {}
+    def items(count: int) -> Iterable[Any]:
+        return case.items(device, count)
+
+    loops: dict[str, timing.Loop] = {}
     for path, kernel in (("lowlat", fast), ("wrapper", wrapper), ("triton", plain)):
-        loops[path] = _loop(case.call, kernel, grid, tensors)
-        loops[path](itertools.repeat(None, 3))  # compile, learn, launch natively once
-    compiled = _compiled(case, plain, grid, tensors)
-    loops["noop"] = _loop(f"k({case.call.partition('(')[2]}", _noop, grid, tensors)
-    loops["CompiledKernel.run"] = _loop(f"k.run(1, 1, 1, stream, function, packed, None, None, None, {case.bound})",
-                                        compiled, grid, tensors, stream=device.stream(), function=compiled.function,
-                                        packed=compiled.packed_metadata)
-
-    samples: dict[str, list[float]] = {path: [] for path in PATHS}
-    exits = {"lowlat": _exits(fast), "wrapper": _exits(wrapper)}
-    before = device.launches(counter)
-    parameters = case.tensors + 30  # more than any kernel here reads
-    gc_was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        for _ in range(batches):
-            for path in PATHS:
-                device.synchronize()
-                if path == "floor":
-                    nanoseconds = _floor(compiled, case, tensors, device, parameters)
-                else:
-                    times = itertools.repeat(None, BATCH)
-                    loop = loops[path]
-                    start = time.perf_counter_ns()
-                    loop(times)
-                    nanoseconds = (time.perf_counter_ns() - start) / BATCH
-                samples[path].append(nanoseconds)
-            device.synchronize()
-    finally:
-        if gc_was_enabled:
-            gc.enable()
-    after = device.launches(counter)
-    counted = len(PATHS) - 1  # all but noop launch
-    checked = "nothing to count in on the GPU"
-    if before is not None and after is not None:
-        if after - before != counted * batches * BATCH:
-            raise RuntimeError(f"{case.name}: {after - before} launches where {counted * batches * BATCH} were made")
-        checked = f"{after - before} launches counted"
-    for path, kernel in (("lowlat", fast), ("wrapper", wrapper)):
-        if _exits(kernel) != exits[path]:
-            raise RuntimeError(f"{case.name}: {path} went to Triton: {_exits(kernel)}")
-    return {path: Measurement.of(samples[path]) for path in PATHS}, checked
+        loops[path] = loop(case.call, k=kernel, forget=getattr(kernel, "forget", _noop), **names)
+        if path in case.paths:
+            loops[path](items(4))
+    call = case.call.rpartition("; ")[2]
+    compiled = eval(call, {"k": plain, "item": next(iter(items(1))), **names})
+    compiled.run  # noqa: B018  (a property: loads the kernel)
+    loops["noop"] = loop(re.sub(r"^k(\[.*?\]|\.run)\(", "k(", call), k=_noop, **names)
+    loops["CompiledKernel.run"] = loop(f"k.run(1, 1, 1, stream, function, packed, None, None, None, {case.bound})",
+                                       k=compiled, stream=device.stream(), function=compiled.function,
+                                       packed=compiled.packed_metadata, **names)
+    timer = timing.timer if case.threads == 1 else timing.timer_of_threads
+    timers = {path: floor(compiled, tensors, device) if path == "floor" else timer(loops[path], device, items)
+              for path in case.paths}
+    return _Prepared(case, timers, tensors[0] if tensors else None, {"lowlat": fast, "wrapper": wrapper})
 
 
 def _exits(kernel: Any) -> list[dict[str, int]]:
@@ -259,31 +329,23 @@ def _exits(kernel: Any) -> list[dict[str, int]]:
     return exits
 
 
-def _loop(call: str, k: Any, grid: Any, tensors: list[Any], **names: Any) -> Callable[[Iterator[None]], None]:
-    """A function that makes the call once per item: literals are constants, the rest local variables, as in the body
-    of a user's function."""
-    arguments = {"k": k, "grid": grid, **{f"p{i}": tensor for i, tensor in enumerate(tensors)}, **names}
-    parameters = ", ".join(f"{name}={name}" for name in arguments)
-    source = f"def loop(times, {parameters}):\n    for _ in times:\n        {call}\n"
-    exec(source, arguments)
-    return arguments["loop"]
-
-
 def _noop(*args: Any, **kwargs: Any) -> None:
     pass
 
 
-def _compiled(case: Case, kernel: Any, grid: Any, tensors: list[Any]) -> Any:
-    names = {"k": kernel, "grid": grid, **{f"p{i}": tensor for i, tensor in enumerate(tensors)}}
-    compiled = eval(case.call, names)
-    compiled.run  # noqa: B018  (a property: loads the kernel)
-    return compiled
+def floor(compiled: Any, tensors: list[Any], device: Device) -> timing.Timer:
+    """The C loop over `compiled`, with `tensors` as its first parameters and zeros as the others."""
+    zeros = 40  # more than any kernel here reads
+    _fast.find_driver()  # lowlat itself looks for it when it learns its first launch
 
+    def timed() -> Timed:
+        pointers = [tensor.data_ptr() for tensor in tensors]
+        start = time.perf_counter_ns()
+        nanoseconds = _fast.floor(compiled.function, pointers, zeros, 32 * compiled.packed_metadata[0],
+                                  compiled.packed_metadata[2], device.stream(), timing.BATCH)
+        return Timed(start, nanoseconds * timing.BATCH, timing.BATCH)
 
-def _floor(compiled: Any, case: Case, tensors: list[Any], device: Device, parameters: int) -> float:
-    pointers = [tensor.data_ptr() for tensor in tensors]
-    return _fast.floor(compiled.function, pointers, parameters, 32 * compiled.packed_metadata[0],
-                       compiled.packed_metadata[2], device.stream(), BATCH)
+    return timed
 
 
 def environment(device: Device) -> dict[str, Any]:
@@ -304,6 +366,7 @@ def environment(device: Device) -> dict[str, Any]:
         except OSError:
             pass
     return {
+        "clock": "CPU time of the thread" if device.null else "wall clock",
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "device": device.name,
         "driver": driver,

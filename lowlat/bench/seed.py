@@ -1,0 +1,210 @@
+"""The two tables that the project began with: x * a, as an autograd function and as its forward kernel alone.
+
+The kernels' parameters are those of the proof of concept's: 6 (short) and 13 (long), of which two are tensors and one
+is a constexpr.  Means of `runs` runs of `steps` steps each, the columns in turn within each run; as there, a run is so
+long that the driver's queue may fill up.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import triton
+
+import lowlat
+
+from . import kernels
+from .timing import Device, Loop, loop
+
+ELEMENTS = 1024
+ARGUMENTS = {
+    "short": f"x, 2.0, y, {ELEMENTS}, 1, BLOCK={ELEMENTS}",
+    "long": f"x, 2.0, 3.0, 4, 5, 6.0, 7, 8, 9, y, {ELEMENTS}, 1, BLOCK={ELEMENTS}",
+}
+KERNELS = {"short": kernels.double_short, "long": kernels.double_long}
+
+AUTOGRAD = ("noop", "PyTorch", "short, triton", "long, triton", "short, low-latency", "long, low-latency")
+FORWARD = ("noop", "compiled kernel called directly", "short warmup", "long warmup", "short low-latency warmup",
+           "long low-latency warmup", "short", "long", "short low-latency", "long low-latency")
+STAGES = 2
+
+
+@dataclass
+class Table:
+    """Microseconds per step: each column's mean over the runs, and the runs' own.  `notes` say what a figure is not, or
+    why there is none."""
+
+    clock: str
+    steps: int
+    mean: dict[str, float] = field(default_factory=dict)
+    runs: dict[str, list[float]] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Column:
+    """`launches` is how many each step makes on the null driver, `lowlat` the kernel that must not leave any to Triton;
+    `right` says after a step, on the GPU, whether it computed what it should."""
+
+    step: Loop
+    launches: int = 0
+    lowlat: Any = None
+    right: Callable[[], bool] = lambda: True
+    note: str = ""
+
+
+def measure(device: Device, steps: int, runs: int,
+            progress: Callable[[str], None] = lambda name: None) -> tuple[dict[str, Table], list[str]]:
+    """(both tables, what went wrong: launches that did not happen or not do their work, lowlat's left to Triton)"""
+    failures: list[str] = []
+    progress("forward + backward")
+    forward_backward = _run(device, _autograd(device), steps, runs, _by_clock, failures)
+    progress("forward kernel alone")
+    forward = _run(device, _forward(device), steps, runs, _by_clock if device.null else _by_events, failures)
+    return {"forward + backward": forward_backward, "forward kernel alone": forward}, failures
+
+
+def _autograd(device: Device) -> dict[str, Column]:
+    torch = device.torch
+    x = torch.ones(ELEMENTS, device=device.where, requires_grad=True)
+    gradient = torch.full((ELEMENTS, ), 3.0, device=device.where)
+
+    def column(function: Any, launches: int, kernel: Any = None, note: str = "") -> Column:
+        step = loop("y = f(x); y.backward(gradient); x.grad = None", f=function, x=x, gradient=gradient)
+        step(range(3))
+
+        def right() -> bool:
+            y = function(x)
+            y.backward(gradient)
+            computed, x.grad = x.grad, None
+            return bool((y == 2).all()) and bool((computed == 6).all())
+
+        return Column(step, launches, kernel, right, note)
+
+    columns = {
+        "noop": Column(loop("y = f(x); f(gradient)", f=lambda x: x, x=x, gradient=gradient)),
+        "PyTorch": column(lambda x: x * 2, 0, note="computes on the CPU: not to be compared" if device.null else ""),
+    }
+    for library, name in ((triton, "triton"), (lowlat, "low-latency")):
+        for length in ("short", "long"):
+            kernel = library.jit(KERNELS[length])
+            columns[f"{length}, {name}"] = column(_function(torch, kernel, ARGUMENTS[length]), 2, _lowlat(kernel))
+    return columns
+
+
+def _lowlat(kernel: Any) -> Any:
+    return kernel if isinstance(kernel, lowlat.JITFunction) else None
+
+
+def _function(torch: Any, kernel: Any, arguments: str) -> Callable[[Any], Any]:
+    """y = 2 x, as a user writes it."""
+    names = {"torch": torch, "kernel": kernel, "empty_like": torch.empty_like}
+    exec(f"""
+class Double(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        y = empty_like(x)
+        kernel[(1,)]({arguments})
+        return y
+
+    @staticmethod
+    def backward(ctx, x):
+        y = empty_like(x)
+        kernel[(1,)]({arguments})
+        return y
+""", names)
+    return names["Double"].apply
+
+
+def _forward(device: Device) -> dict[str, Column]:
+    torch = device.torch
+    x, y = torch.ones(ELEMENTS, device=device.where), torch.empty(ELEMENTS, device=device.where)
+    names = {"x": x, "y": y, "grid": (1, 1, 1)}
+    columns = {"noop": Column(loop("k()", k=lambda: None))}
+
+    def right() -> bool:
+        computed = bool((y == 2).all())
+        y.zero_()
+        return computed
+
+    def column(step: Loop, kernel: Any) -> Column:
+        step(range(3))
+        return Column(step, 1, _lowlat(kernel), right)
+
+    kernel = triton.jit(KERNELS["short"])
+    compiled = eval(f"k[grid]({ARGUMENTS['short']})", {"k": kernel, **names})
+    bound = ARGUMENTS["short"].replace("BLOCK=", "")
+    columns["compiled kernel called directly"] = column(
+        loop(f"k[grid]({bound})", k=compiled, **names), kernel)
+    for library, suffix in ((triton, ""), (lowlat, " low-latency")):
+        for length in ("short", "long"):
+            kernel = library.jit(KERNELS[length])
+            eval(f"k[grid]({ARGUMENTS[length]})", {"k": kernel, **names})
+            columns[f"{length}{suffix} warmup"] = Column(
+                loop(f"k.warmup({ARGUMENTS[length]}, grid=grid)", k=kernel, **names))
+            columns[f"{length}{suffix}"] = column(loop(f"k[grid]({ARGUMENTS[length]})", k=kernel, **names), kernel)
+    return {name: columns[name] for name in FORWARD}
+
+
+def _by_clock(device: Device, step: Loop, times: Iterable[Any]) -> float:
+    start = device.clock()
+    step(times)
+    device.synchronize()
+    return (device.clock() - start) / 1000
+
+
+def _by_events(device: Device, step: Loop, times: Iterable[Any]) -> float:
+    start, stop = (device.torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    step(times)
+    stop.record()
+    stop.synchronize()
+    return start.elapsed_time(stop) * 1000
+
+
+def _run(device: Device, columns: dict[str, Column], steps: int, runs: int,
+         clock: Callable[[Device, Loop, Iterable[Any]], float], failures: list[str]) -> Table:
+    wall = "CPU time of the thread" if device.null else "wall clock, up to the GPU's having finished"
+    table = Table("CUDA events" if clock is _by_events else wall, steps)
+    exits = {name: column.lowlat.exits for name, column in columns.items() if column.lowlat is not None}
+    wrong: dict[str, str] = {}
+    for name in columns:
+        table.runs[name] = []
+    gc_was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        for _ in range(runs):
+            for name, column in columns.items():
+                device.synchronize()
+                before = device.launches()
+                table.runs[name].append(clock(device, column.step, itertools.repeat(None, steps)) / steps)
+                after = device.launches()
+                if before is not None and after is not None and after - before != steps * column.launches:
+                    wrong[name] = f"{after - before} launches in {steps} steps of {column.launches}"
+    finally:
+        if gc_was_enabled:
+            gc.enable()
+    for name, column in columns.items():
+        if not device.null and not _computes(column):
+            wrong[name] = "did not compute x * 2"
+        if name in exits and column.lowlat.exits != exits[name]:
+            wrong[name] = f"went to Triton: {column.lowlat.exits}"
+        if name in wrong:
+            table.notes[name] = wrong[name]
+            failures.append(f"{name}: {wrong[name]}")
+            continue
+        if column.note:
+            table.notes[name] = column.note
+        table.mean[name] = statistics.fmean(table.runs[name])
+    return table
+
+
+def _computes(column: Column) -> bool:
+    column.right()
+    column.step(range(1))
+    return column.right()
