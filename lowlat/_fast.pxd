@@ -104,6 +104,7 @@ cdef class Global:
     cdef dict namespace
     cdef object name
     cdef object recorded    # Triton's deep copy
+    cdef lowlat_stamp stamp  # of the namespace and of the constexpr in it, when both were as they were seen
     cdef PyObject* seen     # the object found equal to it; only compared, never followed
     cdef object attributes  # a constexpr's __dict__, else None
     cdef PyObject* value    # the constexpr's value when it was found equal

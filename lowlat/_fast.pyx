@@ -1436,7 +1436,8 @@ cdef int forget(Kernel kernel) except -1:
 
 cdef bint globals_unchanged(Kernel kernel) except -1:
     """Triton compares every global a kernel was compiled with, by value, on every call.  Identity proves equality
-    where the value cannot change in place; for a constexpr, identity of the constexpr and of its value."""
+    where the value cannot change in place; for a constexpr, identity of the constexpr and of its value.  As long as
+    the module and the constexpr have not been written to, there is nothing to look at."""
     cdef Global item
     cdef PyObject* current
     if kernel.globals is None:
@@ -1446,14 +1447,18 @@ cdef bint globals_unchanged(Kernel kernel) except -1:
         ])
     for entry in kernel.globals:
         item = <Global>entry
+        if lowlat_stamp_current(&item.stamp, <PyObject*>item.namespace):
+            continue
         current = PyDict_GetItemWithError(item.namespace, item.name)
-        if current == NULL or current != item.seen or not item.immutable:
+        if (current == NULL or current != item.seen or not item.immutable
+                or (item.attributes is not None
+                    and PyDict_GetItemWithError(item.attributes, "value") != item.value)):
             if not compare_global(item, current):
                 return False
-        elif item.attributes is not None:
-            if PyDict_GetItemWithError(item.attributes, "value") != item.value:
-                if not compare_global(item, current):
-                    return False
+        elif item.attributes is None:
+            lowlat_set_stamp(&item.stamp, item.namespace, item.namespace)
+        elif LOWLAT_ATTRIBUTES_ARE_IN_DICTS:
+            lowlat_set_stamp(&item.stamp, item.namespace, item.attributes)
     return True
 
 
