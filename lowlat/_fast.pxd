@@ -40,6 +40,8 @@ cdef extern from "_python.h":
 
 cdef enum:
     MAX_REASONS = 40
+    DESCRIPTOR_WORDS = 13
+    TENSOR_MAP_BYTES = 128
 
 
 cdef struct Parameter:
@@ -67,6 +69,23 @@ cdef struct Tail:
     Py_ssize_t payload_used, payload_room
     bint ask_python      # whether Python code may run; whoever says so holds what that could drop
     bint has_objects     # whether an argument has its address from Python code
+
+
+# A tensor map (CUtensorMap) and what of a descriptor it was encoded from, as the payload has it.
+cdef struct TensorMap:
+    bint known
+    uint64_t key[DESCRIPTOR_WORDS]
+    uint8_t bytes[TENSOR_MAP_BYTES]
+
+
+# The tensor maps of one descriptor parameter of a plan: a hash table by value, which holds no tensor.
+cdef struct TensorMaps:
+    Py_ssize_t parameter      # of the kernel
+    Py_ssize_t place          # in the payload
+    Py_ssize_t size           # of a key, in bytes
+    Py_ssize_t last           # the entry used last
+    Py_ssize_t count, capacity
+    TensorMap* entries
 
 
 cdef extern from "Python.h":
@@ -127,6 +146,11 @@ cdef class Plan:
     cdef Py_ssize_t slot_count
     cdef uint16_t* slots      # per kernel parameter: index of the argument it is
     cdef CUlaunchAttribute attributes[4]
+    cdef Py_ssize_t map_count
+    cdef TensorMaps* maps
+    cdef tuple encodings      # per tensor map: what Triton's encoder takes besides the descriptor's contents
+    cdef object encode        # that encoder
+    cdef Py_ssize_t map_offset  # of the bytes in the object it returns
     cdef int reason           # of a plan that says "Triton": why
     cdef bytes fingerprint
     cdef tuple keepalive      # objects whose addresses the fingerprint holds
@@ -325,6 +349,10 @@ cdef class State:
     cdef PyTypeObject* wrapper_type
     cdef frozenset kernel_types
     cdef object enum_type, enum_hash, object_eq
+    cdef PyTypeObject* descriptor_type
+    cdef unsigned int descriptor_version  # of that class when it was last found to be plain
+    cdef tuple descriptor_fields
+    cdef object descriptors_are_plain, descriptor_type_of
     # Set once by configure_torch().
     cdef PyTypeObject* torch_dtype_type
     cdef object function_mode_depth

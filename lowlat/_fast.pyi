@@ -39,6 +39,9 @@ class Plan:
         packed_metadata: Any = None,
         annotations: Any = None,
         signature: Any = None,
+        maps: tuple[tuple[int, int, int, Any], ...] = (),
+        encode: Any = None,
+        map_offset: int = 0,
     ) -> None: ...
     @property
     def route(self) -> str: ...

@@ -10,17 +10,22 @@ name, and then everything is handed to Triton (see `unknown`).
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Iterable
+from types import BuiltinFunctionType
 from typing import Any
 
 import triton
 from triton import knobs
+from triton._C.libtriton import native_specialize_impl
+from triton.backends.compiler import BaseBackend
 from triton.compiler.compiler import CompiledKernel
 from triton.knobs import HookChain
 from triton.language.core import constexpr, dtype
 from triton.runtime import jit as triton_jit
 from triton.runtime.autotuner import Autotuner, Config, Heuristics
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from . import _fast
 
@@ -358,8 +363,8 @@ def _kind_of(parameter: Any) -> tuple[str, int, bool]:
 
 # ---- a compiled kernel as a plan -----------------------------------------------------------------------------------
 
-# Types whose parameter bytes are the low bytes of lowlat's payload word.
-_PACKED_TYPES = {"i8", "i16", "i32", "i64", "u1", "u8", "u16", "u32", "u64", "fp32", "fp64", "bf16"}
+# Types whose parameter bytes are the low bytes of lowlat's payload word; the i1 is a descriptor's.
+_PACKED_TYPES = {"i1", "i8", "i16", "i32", "i64", "u1", "u8", "u16", "u32", "u64", "fp32", "fp64", "bf16"}
 _OVERSIZED_SHARED = 228 * 1024
 
 
@@ -378,12 +383,13 @@ def plan_of(kernel: Any, compiled: Any, device: int, has_objects: bool) -> Any:
         return _fast.Plan("triton", reason="launcher")
     if list(compiled.src.signature) != [parameter.name for parameter in kernel.params]:
         return _fast.Plan("triton", reason="launcher")
-    slots, types = _slots_of(compiled.src.signature.values())
-    if any(type_.startswith(("tensordesc", "nvTmaDesc")) for type_ in types):
-        return _fast.Plan("triton", reason="launcher")
+    encodings = _encodings_of(getattr(compiled.metadata, "tensordesc_meta", None))
+    slots, types, maps = _slots_of(compiled.src.signature.values(), encodings)
+    encode, map_offset = _encoder() if maps else (None, 0)
     scratch = launcher.global_scratch_size > 0 or launcher.profile_scratch_size > 0
     sanitized = getattr(launcher, "gsan_enabled", False)
-    packed = not has_objects and all(type_.startswith("*") or type_ in _PACKED_TYPES for type_ in types)
+    packed = (not has_objects and all(type_.startswith("*") or type_ in _PACKED_TYPES for type_ in types)
+              and len(maps) == len(encodings) and (not maps or encode is not None))
     if scratch or sanitized:
         route = "launcher"
     elif packed and kernel.route != "wrapper":
@@ -410,16 +416,26 @@ def plan_of(kernel: Any, compiled: Any, device: int, has_objects: bool) -> Any:
         packed_metadata=compiled.packed_metadata,
         annotations=getattr(launcher, "arg_annotations", None),
         signature=getattr(launcher, "kernel_signature", None),
+        maps=maps,
+        encode=encode,
+        map_offset=map_offset,
     )
 
 
-def _slots_of(signature: Iterable[Any]) -> tuple[tuple[int, ...], list[str]]:
-    """Where `specialize` puts what is passed to the kernel, and the types of that: an argument at its own place, the
-    items of tuples one after the other behind all arguments."""
+def _slots_of(signature: Iterable[Any],
+              encodings: list[Any]) -> tuple[tuple[int, ...], list[str], tuple[tuple[int, int, int, Any], ...]]:
+    """Where `specialize` puts what is passed to the kernel, the types of that, and which of it are tensor maps: an
+    argument at its own place, and behind all arguments, one after the other, the items of tuples and what is in
+    descriptors (three words, shape, strides)."""
     slots: list[int] = []
     types: list[str] = []
+    maps: list[tuple[int, int, int, Any]] = []
     arguments = list(signature)
     behind = len(arguments)
+
+    def add(type_: str, *places: int) -> None:
+        slots.extend(places)
+        types.extend(len(places) * [type_])
 
     def visit(type_: Any, place: int) -> None:
         nonlocal behind
@@ -429,13 +445,82 @@ def _slots_of(signature: Iterable[Any]) -> tuple[tuple[int, ...], list[str]]:
                 if not isinstance(item, tuple):
                     behind += 1
                 visit(item, here)
+        elif descriptor := _DESCRIPTOR.fullmatch(type_):
+            rank, here = descriptor[2].count(",") + 1, behind
+            behind += 3 + 2 * rank
+            shape, strides = range(here + 3, here + 3 + rank), range(here + 3 + rank, here + 3 + 2 * rank)
+            if encodings:
+                encoding = encodings[len(maps)] if len(maps) < len(encodings) else None
+                maps.append((len(slots), here, rank, encoding))
+                add("nvTmaDesc" if encoding is None else "i64", here)
+            else:
+                add("*" + descriptor[1], here)
+                add("i64", *shape, *strides)
+                add("i1", here + 1, *[here + 2] * (VERSION >= (3, 7)))
+            add("i32", *shape)
+            add("i64", *strides)
         elif type_ != "constexpr":
-            slots.append(place)
-            types.append(type_)
+            add(type_, place)
 
     for i, type_ in enumerate(arguments):
         visit(type_, i)
-    return tuple(slots), types
+    return tuple(slots), types, tuple(maps)
+
+
+# ---- tensor descriptors --------------------------------------------------------------------------------------------
+
+DESCRIPTOR_FIELDS = ("base", "shape", "strides", "block_shape", "padding",
+                     *["round_f32_to_tf32"] * (VERSION >= (3, 7)))
+_DESCRIPTOR = re.compile(r"tensordesc<([^[>]*)\[([^]]*)\]>")
+
+
+def descriptors_are_plain() -> bool:
+    """Whether what a TensorDescriptor has in its __dict__ is what its attributes are."""
+    attributes = vars(TensorDescriptor)
+    return (tuple(getattr(TensorDescriptor, "__dataclass_fields__", ())) == DESCRIPTOR_FIELDS
+            and TensorDescriptor.__mro__ == (TensorDescriptor, object)
+            and not any(name in attributes for name in ("__getattribute__", "__getattr__", "dtype"))
+            and all(type(attributes.get(name, "")) in (str, bool) for name in DESCRIPTOR_FIELDS))
+
+
+def descriptor_type_of(argument: Any) -> str | None:
+    """The type that Triton gives to an argument, if that is a tensor descriptor of any kind; Triton's specialiser
+    says it, which for those is all of the key."""
+    if not isinstance(argument, (TensorDescriptor, *_other_descriptors())):
+        return None
+    type_, key = native_specialize_impl(BaseBackend, argument, False, True, True)
+    return type_ if type(type_) is str and key is None else None
+
+
+def _other_descriptors() -> list[Any]:
+    """Gluon's classes, which Triton imports when it first specialises an argument."""
+    hopper = sys.modules.get("triton.experimental.gluon.nvidia.hopper")
+    return [getattr(hopper, name) for name in ("TensorDescriptor", "TensorDescriptorIm2Col") if hasattr(hopper, name)]
+
+
+def _encodings_of(metadata: Any) -> list[Any]:
+    """What goes into each tensor map besides the descriptor's contents (make_tensordesc_arg in Triton's driver.py):
+    swizzle, element size, element type, that for rounded float32, block size, whether two fp4 are one element; None
+    where lowlat does not know the kind."""
+    driver = sys.modules["triton.backends.nvidia.driver"]
+    host_types = driver.TMA_DTYPE_DEVICE_TO_HOST
+    rounded = host_types.get(getattr(driver, "TMA_TF32", None))
+    # Triton 3.6 also passes the kernel another shape then.
+    return [None if entry.get("is_im2col") or (entry["fp4_padded"] and VERSION < (3, 7))
+            else (entry["swizzle"], entry["elem_size"], host_types[entry["elem_type"]], rounded, entry["block_size"],
+                  entry["fp4_padded"])
+            for entry in metadata or ()]
+
+
+def _encoder() -> tuple[Any, int]:
+    """Triton's function that encodes a tensor map, and where the 128 bytes are in the object it returns: at its end.
+    None where it is not the one that lowlat knows."""
+    utils = _driver_config.active.utils
+    encode = getattr(utils, "fill_tma_descriptor" if VERSION < (3, 7) else "fill_tma_descriptor_tiled", None)
+    size = getattr(sys.modules["triton.backends.nvidia.driver"].PyCUtensorMap, "__basicsize__", 0)
+    if type(encode) is not BuiltinFunctionType or size not in (192, 256):
+        return None, 0
+    return encode, size - 128
 
 
 def _key_of(kernel: Any, compiled: Any, device: int) -> str | None:

@@ -107,6 +107,10 @@ _fast.configure(
     triton_dtype_type=_triton.dtype_type,
     wrapper_type=_triton.TensorWrapper,
     kernel_types=(JITFunction, *_triton.kernel_types),
+    descriptor_type=_triton.TensorDescriptor,
+    descriptor_fields=_triton.DESCRIPTOR_FIELDS,
+    descriptors_are_plain=_triton.descriptors_are_plain,
+    descriptor_type_of=_triton.descriptor_type_of,
 )
 _torch.attach()
 os.register_at_fork(after_in_child=_fast.after_fork)
