@@ -484,18 +484,13 @@ def descriptors_are_plain() -> bool:
 
 
 def descriptor_type_of(argument: Any) -> str | None:
-    """The type that Triton gives to an argument, if that is a tensor descriptor of any kind; Triton's specialiser
-    says it, which for those is all of the key."""
-    if not isinstance(argument, (TensorDescriptor, *_other_descriptors())):
+    """The type that Triton gives to an argument, if that is a tensor descriptor, of a subclass or with attributes of
+    any kind; Triton's specialiser says it, and for those it is all of the key.  (Gluon's descriptors, which have a
+    layout, are for Gluon's kernels: no other compiles with one.)"""
+    if not isinstance(argument, TensorDescriptor):
         return None
     type_, key = native_specialize_impl(BaseBackend, argument, False, True, True)
     return type_ if type(type_) is str and key is None else None
-
-
-def _other_descriptors() -> list[Any]:
-    """Gluon's classes, which Triton imports when it first specialises an argument."""
-    hopper = sys.modules.get("triton.experimental.gluon.nvidia.hopper")
-    return [getattr(hopper, name) for name in ("TensorDescriptor", "TensorDescriptorIm2Col") if hasattr(hopper, name)]
 
 
 def _encodings_of(metadata: Any) -> list[Any]:
