@@ -698,6 +698,9 @@ static CUresult record_launch(uint32_t call, const CUlaunchConfig *config, const
                               void **parameters)
 {
     uint64_t stream = (uint64_t)(uintptr_t)config->stream;
+    for (int i = 0; i < function->parameter_count; ++i)
+        if (function->sizes[i] == 128 && (uintptr_t)parameters[i] % 64 != 0) /* a tensor map */
+            return CUDA_ERROR_INVALID_VALUE;
     null_event *event = new_event(EVENT_LAUNCH, current_context->device, function->module->number);
     event = put_word(put_text(event, function->name), call);
     event = put(put(event, config->grid, sizeof config->grid), config->block, sizeof config->block);
