@@ -67,8 +67,6 @@ cdef struct Tail:
     uint64_t* payload
     Py_ssize_t words_used
     Py_ssize_t payload_used, payload_room
-    bint ask_python      # whether Python code may run; whoever says so holds what that could drop
-    bint has_objects     # whether an argument has its address from Python code
 
 
 # A tensor map (CUtensorMap) and what of a descriptor it was encoded from, as the payload has it.
@@ -177,6 +175,7 @@ cdef class Kernel:
     cdef Value* values          # per constexpr parameter
     cdef Py_ssize_t parameter_count
     cdef Py_ssize_t constexpr_count
+    cdef Py_ssize_t variadic    # index of the parameter `*args`, or -1
     cdef Binding binding        # of the last call through __getitem__
     cdef Binding run_binding    # of the last call through run
     cdef Plan last
@@ -188,6 +187,7 @@ cdef class Kernel:
     cdef dict strings           # constexpr strings, each equal one mapped to the same object
     cdef tuple names
     cdef tuple defaults
+    cdef Py_ssize_t positional  # how many parameters can be given by position
     cdef dict positions         # parameter name -> index
     cdef dict template          # parameter name -> None, for grid callables
     cdef dict bindings
@@ -347,12 +347,13 @@ cdef class State:
     cdef PyTypeObject* triton_dtype_type
     cdef PyTypeObject* constexpr_class
     cdef PyTypeObject* wrapper_type
+    cdef PyTypeObject* plain_tensor
+    cdef unsigned int plain_tensor_version
     cdef frozenset kernel_types
     cdef object enum_type, enum_hash, object_eq
     cdef PyTypeObject* descriptor_type
-    cdef unsigned int descriptor_version  # of that class when it was last found to be plain
+    cdef unsigned int plain_descriptor_version  # of that class when it was last found to be as Triton made it
     cdef tuple descriptor_fields
-    cdef object descriptors_are_plain, descriptor_type_of
     # Set once by configure_torch().
     cdef PyTypeObject* torch_dtype_type
     cdef object function_mode_depth

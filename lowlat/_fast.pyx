@@ -133,6 +133,7 @@ cdef extern from "Python.h":
     PyObject* PyObject_GenericGetDict(PyObject*, void*) except NULL
     PyObject* lowlat_call_one "PyObject_CallOneArg"(object, object) except NULL
     void* PyThreadState_Get()
+    bint PyType_IsSubtype(PyTypeObject*, PyTypeObject*)
     bint is_any_tuple "PyTuple_Check"(PyObject*)
     bint is_any_int "PyLong_Check"(PyObject*)
     bint is_any_float "PyFloat_Check"(PyObject*)
@@ -205,7 +206,6 @@ cdef enum:
     PRE_HOOK
     TUNER
     REASONS
-    PYTHON_NEEDED    # not a reason to leave: see `specialize`
 
 REASONS_TEXT = {
     "first call": "no plan yet: Triton compiled or found the kernel and launched it, and lowlat learnt from that",
@@ -222,9 +222,11 @@ REASONS_TEXT = {
     "unknown triton": "this version of Triton is not known to lowlat",
     "knob": "a knob that is part of the key has a value that lowlat does not know how to key on",
     "binding": "the arguments do not bind to the parameters, or an option name is not one lowlat can pass",
-    "option": "a launch option is neither int, float, bool, str nor None",
-    "argument": "an argument is neither tensor, int, float, bool nor None",
-    "constexpr": "a constexpr is neither int (64 bits), float, bool, str, None nor a dtype",
+    "option": "a launch option is neither int, float, bool, str nor None, nor a tuple, list or dict of such",
+    "argument": "an argument that Triton refuses, or that only code of its class can tell (`data_ptr`, `__iter__`, "
+                "`__torch_function__`), or a tuple of hundreds of items",
+    "constexpr": "a constexpr that cannot be hashed, or only by code of its class, or a tuple of more than a hundred "
+                 "items",
     "annotation": "an annotated parameter got a value that only Triton converts or refuses",
     "not on device": "a tensor is not on a CUDA device",
     "other device": "a tensor is on another CUDA device than the current one: the driver is asked if it can be reached",
@@ -233,7 +235,8 @@ REASONS_TEXT = {
     "grid": "the grid is not a tuple or list of one to three ints, or a callable",
     "global": "a module global is not what the kernel was compiled with",
     "no context": "the thread has no CUDA context; Triton makes one current",
-    "parameters": "the kernel's parameters (keyword-only, *args, a reserved name) are left to Triton",
+    "parameters": "the kernel has a parameter with a name that Triton's binder uses, or *args or a keyword-only one in a "
+                  "version of Triton that cannot compile it",
     "launcher": "the compiled kernel's launcher or signature is not one lowlat knows",
     "no kernel": "Triton returned no loaded CompiledKernel (a hook declined, or it compiles asynchronously)",
     "warmup": "warmup=True and no kernel known yet",
@@ -290,12 +293,10 @@ cdef enum:
     TAG_I64 = 8
     TAG_U64 = 10
     TAG_WRAPPED = 12     # | 1 when aligned; from here on there is more in the tail
-    TAG_OBJECT = 14      # | 1 when aligned
-    TAG_TUPLE = 16
-    TAG_CONSTANT = 17    # a tl.constexpr
-    TAG_KERNEL = 18
-    TAG_DESCRIPTOR = 19
-    TAG_DESCRIPTOR_TEXT = 20
+    TAG_TUPLE = 14
+    TAG_CONSTANT = 15    # a tl.constexpr
+    TAG_KERNEL = 16
+    TAG_DESCRIPTOR = 17
     TAG_VALUE_INT = 32
     TAG_VALUE_UINT = 33
     TAG_VALUE_FLOAT = 34
@@ -314,9 +315,10 @@ cdef enum:
 @cython.final
 @cython.freelist(32)
 cdef class Launcher:
-    """`kernel[grid]`: called with the kernel's arguments and launch options, launches, returns the CompiledKernel.
+    """`kernel[grid]`: called with the kernel's arguments and launch options, launches, returns Triton's CompiledKernel.
 
     The grid is held as given, neither copied nor checked, as Triton's closure does; it may be stored and reused.
+    Raises what Triton raises for the same call.
     """
 
     def __repr__(self):
@@ -397,36 +399,26 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
         if binding == NULL:
             return leave(kernel, BINDING, grid, args, positional, names, keywords, through)
 
-    cdef Py_ssize_t i, count = kernel.parameter_count
+    cdef Py_ssize_t count = kernel.parameter_count
     cdef PyObject* const* arguments = args
     cdef PyObject** gathered
-    cdef const int16_t* sources
+    cdef tuple variadic = None
     if not (<Binding>binding).straight:
-        sources = (<Binding>binding).sources
         gathered = <PyObject**>alloca((count + 1) * sizeof(PyObject*))
-        for i in range(count):
-            gathered[i] = args[sources[i]] if sources[i] >= 0 else kernel.parameters[i].default
+        gather(kernel, <Binding>binding, args, gathered)
+        if kernel.variadic >= 0:
+            variadic = variadic_of(kernel, args, positional)
+            gathered[kernel.variadic] = <PyObject*>variadic
         arguments = gathered
 
     # The fingerprint: a header, one tag byte per parameter and option, the values of constexprs and options, and a tail
     # for what arguments with contents (tuples, say) are made of.
     cdef Tail tail
-    cdef Binding held = None
     cdef uint64_t* fingerprint = <uint64_t*>alloca(((<Binding>binding).words + TAIL_ROOM) * sizeof(uint64_t))
     cdef uint64_t* payload = <uint64_t*>alloca((count + TAIL_ROOM) * sizeof(uint64_t))
     fingerprint[0] = state.environment << 32 | <uint64_t><uint32_t>device
     fingerprint[1] = (<Binding>binding).option_names
-    tail.ask_python = False
     reason = specialize(kernel, <Binding>binding, args, arguments, fingerprint, payload, &tail)
-    if reason == PYTHON_NEEDED:
-        # An argument must be asked in Python, so it all starts again, holding on to what Python code could drop.
-        held = <Binding>binding
-        tail.ask_python = True
-        reason = specialize(kernel, held, args, arguments, fingerprint, payload, &tail)
-        if reason == OK:
-            reason = live_reason(kernel)
-        if reason == OK and kernel.has_globals and not globals_unchanged(kernel):
-            reason = GLOBAL
     if reason != OK:
         return leave(kernel, reason, grid, args, positional, names, keywords, through)
     cdef Py_ssize_t size = ((<Binding>binding).words + tail.words_used) * sizeof(uint64_t)
@@ -567,7 +559,6 @@ cdef bint read_addresses(Kernel kernel, int device, PyObject* const* arguments, 
     now.words = words
     now.words_used = 0
     now.payload_used = kernel.parameter_count
-    now.ask_python = False
     for i in range(kernel.parameter_count):
         if kernel.parameters[i].kind == KIND_CONSTEXPR:
             continue
@@ -588,6 +579,19 @@ cdef bint read_addresses(Kernel kernel, int device, PyObject* const* arguments, 
     return now.words_used == tail.words_used and memcmp(words, tail.words, now.words_used * sizeof(uint64_t)) == 0
 
 
+cdef inline int gather(Kernel kernel, Binding binding, PyObject* const* args, PyObject** gathered):
+    cdef const int16_t* sources = binding.sources
+    cdef Py_ssize_t i
+    for i in range(kernel.parameter_count):
+        gathered[i] = args[sources[i]] if sources[i] >= 0 else kernel.parameters[i].default
+    return 0
+
+
+cdef tuple variadic_of(Kernel kernel, PyObject* const* args, Py_ssize_t positional):
+    """What `*args` of a kernel is in this call."""
+    return values_of(args + kernel.variadic, max(positional - kernel.variadic, 0))
+
+
 cdef inline PyObject* const* tuple_items(PyObject* items):
     return (<PyTupleObject*>items).ob_item
 
@@ -597,8 +601,11 @@ cdef inline PyObject* const* tuple_items(PyObject* items):
 cdef int specialize(Kernel kernel, Binding binding, PyObject* const* args, PyObject* const* arguments,
                     uint64_t* fingerprint, uint64_t* payload, Tail* tail) except -1:
     """Fill the fingerprint behind its header and the payload (each argument as the kernel will read it, little
-    endian).  Returns OK, or the reason why this call is Triton's, or PYTHON_NEEDED, if `tail` does not say that Python
-    code may run."""
+    endian).  Returns OK, or the reason why this call is Triton's.
+
+    No code of the user's runs here: it could drop what is borrowed, and Triton asks an object with `__hash__` or
+    `data_ptr` of its own so many times and no more, which the object could count.
+    """
     cdef Py_ssize_t i, count = kernel.parameter_count
     cdef uint8_t* tags = <uint8_t*>(fingerprint + 2)
     cdef uint64_t* words = fingerprint + binding.words - kernel.constexpr_count - binding.options
@@ -617,14 +624,12 @@ cdef int specialize(Kernel kernel, Binding binding, PyObject* const* args, PyObj
     tail.words_used = 0
     tail.payload_used = count
     tail.payload_room = count + TAIL_ROOM
-    tail.has_objects = False
     for i in range(count):
         argument = arguments[i]
         if parameter.kind == KIND_CONSTEXPR:
             if argument != value.object and not specialize_value(kernel.strings, argument, value):
-                reason = specialize_contents(kernel.strings, argument, value, tail.ask_python, False)
-                if reason != OK:
-                    return reason
+                if not specialize_contents(kernel.strings, argument, value, False):
+                    return CONSTEXPR
             tags[i] = value.tag
             words[0] = value.word
             value += 1
@@ -675,7 +680,7 @@ cdef int specialize(Kernel kernel, Binding binding, PyObject* const* args, PyObj
     for i in range(binding.options):
         argument = args[binding.option_sources[i]]
         if argument != value.object and not specialize_value(kernel.strings, argument, value):
-            if specialize_contents(kernel.strings, argument, value, False, True) != OK:
+            if not specialize_contents(kernel.strings, argument, value, True):
                 return OPTION
         tags[count + i] = value.tag
         words[i] = value.word
@@ -862,11 +867,8 @@ cdef tuple EMPTY = ()
 cdef int specialize_other(Kernel kernel, const Parameter* parameter, PyObject* argument, PyTypeObject* kind,
                           int device, uint8_t* tag, uint64_t* payload, Tail* tail) except -1:
     """An unannotated argument that is none of tensor, int, float, bool and None."""
-    cdef int reason
     if kind == state.descriptor_type:
-        reason = specialize_descriptor(argument, device, tag, tail)
-        if reason != PYTHON_NEEDED:
-            return reason
+        return specialize_descriptor(argument, device, tag, tail)
     if is_any_tuple(argument):
         return specialize_tuple(kernel, argument, kind, device, tag, tail)
     if kind == state.wrapper_type:
@@ -889,12 +891,11 @@ cdef int specialize_other(Kernel kernel, const Parameter* parameter, PyObject* a
         return OK
     if <object><PyObject*>kind in state.kernel_types:
         return specialize_kernel(kernel.strings, argument, kind, tag, tail)
-    if not tail.ask_python:
-        return PYTHON_NEEDED
-    try:
-        return specialize_object(kernel.strings, parameter, <object>argument, tag, tail)
-    except Exception:
-        return ARGUMENT  # Triton asks again, and raises
+    if is_plain_tensor(kind):
+        if function_mode_enabled():
+            return TORCH_FUNCTION_MODE
+        return specialize_tensor(parameter, argument, device, tag, payload)
+    return ARGUMENT
 
 
 cdef int specialize_tuple(Kernel kernel, PyObject* items, PyTypeObject* kind, int device, uint8_t* tag,
@@ -954,7 +955,7 @@ cdef int specialize_tuple(Kernel kernel, PyObject* items, PyTypeObject* kind, in
 cdef int specialize_descriptor(PyObject* argument, int device, uint8_t* tag, Tail* tail) except -1:
     """A host TensorDescriptor.  In the tail is what Triton keys on: dtype and block shape, which may change in place.
     In the payload is what else a launch takes from it: the address, whether it is padded with NaNs, whether float32 is
-    rounded, shape, strides.  PYTHON_NEEDED where its attributes are of other types than Triton makes."""
+    rounded, shape, strides.  Attributes of other types than these are Triton's to understand."""
     cdef PyObject* fields[6]
     cdef uint64_t* words = tail.words + tail.words_used
     cdef uint64_t* payload = tail.payload + tail.payload_used
@@ -962,30 +963,25 @@ cdef int specialize_descriptor(PyObject* argument, int device, uint8_t* tag, Tai
     cdef PyTypeObject* kind
     cdef uint8_t base_tag
     cdef int reason
-    if ((<PyTypeObjectFields*>state.descriptor_type).tp_version_tag != state.descriptor_version
-            and not (tail.ask_python and look_at_descriptors())):
-        return PYTHON_NEEDED
-    if not read_fields(argument, fields):
-        return PYTHON_NEEDED
+    if not descriptors_are_plain() or not read_fields(argument, fields):
+        return ARGUMENT
     rank = count_of(fields[3])
     if not 1 <= rank <= (DESCRIPTOR_WORDS - 3) // 2:
-        return PYTHON_NEEDED
+        return ARGUMENT
     if tail.words_used + 1 + rank > TAIL_ROOM or tail.payload_used + 3 + 2 * rank > tail.payload_room:
         return ARGUMENT
     if not (read_ints(fields[3], rank, words + 1) and read_ints(fields[1], rank, payload + 3)
             and read_ints(fields[2], rank, payload + 3 + rank)):
-        return PYTHON_NEEDED
+        return ARGUMENT
     if <int64_t>payload[2 + 2 * rank] != 1 or not all_in_32_bits(payload + 3, rank):
-        return PYTHON_NEEDED  # an assertion of Triton's launcher; and Triton 3.6 refuses what later ones truncate
-    if type_of(fields[4]) != &PyUnicode_Type:
-        return PYTHON_NEEDED
+        return ARGUMENT  # an assertion of Triton's launcher; and Triton 3.6 refuses what later ones truncate
+    if type_of(fields[4]) != &PyUnicode_Type or (fields[5] != Py_True and fields[5] != Py_False):
+        return ARGUMENT
     payload[1] = fields[4] != <PyObject*>ZERO_PADDING and compare_text(fields[4], "nan") == 0
-    if fields[5] != Py_True and fields[5] != Py_False:
-        return PYTHON_NEEDED
     payload[2] = fields[5] == Py_True
     kind = type_of(fields[0])
-    if kind != state.tensor_type and kind != state.parameter_type:
-        return PYTHON_NEEDED
+    if kind != state.tensor_type and kind != state.parameter_type and not is_plain_tensor(kind):
+        return ARGUMENT
     if function_mode_enabled():
         return TORCH_FUNCTION_MODE
     base = <object>fields[0]  # held: reading it may take Python code
@@ -999,13 +995,26 @@ cdef int specialize_descriptor(PyObject* argument, int device, uint8_t* tag, Tai
     return OK
 
 
-cdef bint look_at_descriptors() except -1:
-    """Whether attributes of a TensorDescriptor still are what is in its __dict__."""
-    cdef unsigned int version = version_of(state.descriptor_type)
-    if not state.descriptors_are_plain():
+cdef inline bint descriptors_are_plain() except -1:
+    """Whether attributes of a TensorDescriptor are what is in its __dict__: its class is as Triton made it, as far as
+    that goes."""
+    cdef unsigned int version = (<PyTypeObjectFields*>state.descriptor_type).tp_version_tag
+    return (version == state.plain_descriptor_version and version != 0) or look_at_descriptors(version)
+
+
+cdef bint look_at_descriptors(unsigned int version) except -1:
+    kind = <object><PyObject*>state.descriptor_type
+    attributes = kind.__dict__
+    if kind.__mro__ != (kind, object) or not ASKED_OF_DESCRIPTORS.isdisjoint(attributes):
         return False
-    state.descriptor_version = version
+    for name in state.descriptor_fields:
+        if type(attributes.get(name, "")) not in (str, bool):  # a default, and nothing that computes
+            return False
+    state.plain_descriptor_version = version
     return True
+
+
+cdef frozenset ASKED_OF_DESCRIPTORS = frozenset(("__getattribute__", "__getattr__", "dtype"))
 
 
 cdef inline bint read_fields(PyObject* descriptor, PyObject** fields) except -1:
@@ -1057,7 +1066,7 @@ cdef inline bint read_ints(PyObject* sequence, Py_ssize_t rank, uint64_t* words)
         items = <PyObject* const*>(<PyListObject*>sequence).ob_item
     for i in range(rank):
         if type_of(items[i]) != &PyLong_Type:
-            return False
+            return False  # Triton knows what to do with a bool, say
         if not lowlat_compact_int(items[i], &number):
             number = PyLong_AsLongLongAndOverflow(<object>items[i], &overflow)
             if overflow != 0:
@@ -1098,18 +1107,17 @@ cdef int specialize_constant(dict strings, PyObject* argument, uint8_t* tag, Tai
     """A tl.constexpr where a run-time value could be: its value is part of the key.  It can be assigned, so it is
     looked at each time."""
     cdef Value value
-    cdef int reason = OK
+    cdef bint known
     value.object = NULL
     inner = getattr(<object>argument, "value", UNSET)
     if inner is UNSET:
         return ARGUMENT
-    if not specialize_value(strings, <PyObject*>inner, &value) or value.tag == TAG_VALUE_OBJECT:
-        reason = specialize_contents(strings, <PyObject*>inner, &value, tail.ask_python, False)
+    known = specialize_value(strings, <PyObject*>inner, &value)
+    if not known or value.tag == TAG_VALUE_OBJECT:
+        known = specialize_contents(strings, <PyObject*>inner, &value, False)
     drop_values(&value, 1)
-    if reason == CONSTEXPR:
+    if not known:
         return ARGUMENT
-    if reason != OK:
-        return reason
     tag[0] = TAG_CONSTANT
     if add_word(tail, value.tag) != OK:
         return ARGUMENT
@@ -1125,29 +1133,6 @@ cdef int specialize_kernel(dict strings, PyObject* argument, PyTypeObject* kind,
     if add_word(tail, <uint64_t>kind) != OK:
         return ARGUMENT
     return add_word(tail, <uint64_t>canonical_string(strings, <PyObject*>hashed))
-
-
-cdef int specialize_object(dict strings, const Parameter* parameter, object argument, uint8_t* tag,
-                           Tail* tail) except -1:
-    """Anything with `data_ptr`, asked as Triton asks, and tensor descriptors that are not plain.  Their launches take the wrapper route, where Triton's launch
-    function asks for addresses again, as it always does, and the driver whether a kernel may have them."""
-    cdef uint64_t aligned = 0
-    text = state.descriptor_type_of(argument)
-    if text is not None:
-        tag[0] = TAG_DESCRIPTOR_TEXT
-        tail.has_objects = True
-        return add_word(tail, <uint64_t>canonical_string(strings, <PyObject*>text))
-    if lowlat_torch.ranged or not hasattr(argument, "data_ptr"):
-        return ARGUMENT
-    dtype = argument.dtype
-    if parameter.specialize:
-        address = argument.data_ptr()
-        if type(address) is not int or not 0 <= address < TWO_TO_64:
-            return ARGUMENT
-        aligned = (address & 15 == 0) and parameter.align
-    tag[0] = <uint8_t>(TAG_OBJECT + aligned)
-    tail.has_objects = True
-    return add_dtype(strings, dtype, tail)
 
 
 cdef int add_dtype(dict strings, object dtype, Tail* tail) except -1:
@@ -1172,6 +1157,29 @@ cdef inline bint hashes_as(PyTypeObject* kind, PyTypeObject* base):
     """Whether instances compare and hash as those of `base`, so that Triton's dict takes them for what they equal."""
     return ((<PyTypeObjectFields*>kind).tp_hash == (<PyTypeObjectFields*>base).tp_hash
             and (<PyTypeObjectFields*>kind).tp_richcompare == (<PyTypeObjectFields*>base).tp_richcompare)
+
+
+cdef bint is_plain_tensor(PyTypeObject* kind) except -1:
+    """Whether a subclass of torch.Tensor left everything as it was that Triton asks a tensor: its instances are read
+    as tensors are.  The class looked at last is told by its version, which goes when it or a base is written to."""
+    cdef unsigned int version = (<PyTypeObjectFields*>kind).tp_version_tag
+    if kind == state.plain_tensor and version == state.plain_tensor_version and version != 0:
+        return True
+    if state.tensor_type == NULL or not PyType_IsSubtype(kind, state.tensor_type):
+        return False
+    for owner in (<object><PyObject*>kind).__mro__:
+        if <PyTypeObject*>owner == state.tensor_type:
+            break
+        if <PyTypeObject*>owner != state.parameter_type and not ASKED_OF_TENSORS.isdisjoint(owner.__dict__):
+            return False
+    state.plain_tensor = kind
+    state.plain_tensor_version = version
+    return True
+
+
+cdef frozenset ASKED_OF_TENSORS = frozenset((
+    "data_ptr", "dtype", "device", "untyped_storage", "ptr_range", "__torch_function__", "__torch_dispatch__",
+    "__getattribute__", "__getattr__"))
 
 
 cdef bint iterates_as_tuple(PyTypeObject* kind) except -1:
@@ -1213,6 +1221,7 @@ TUPLE_ITEM.specialize = TUPLE_ITEM.align = 1
 cdef enum:
     TEXT_ROOM = 1024
     TEXT_TUPLE = 128
+    TEXT_CLASS
     TEXT_LIST
     TEXT_DICT
     TEXT_CONSTEXPR
@@ -1228,10 +1237,9 @@ cdef struct Text:
     char bytes[TEXT_ROOM]
 
 
-cdef int specialize_contents(dict strings, PyObject* argument, Value* value, bint ask_python,
-                             bint is_option) except -1:
-    """A constexpr or launch option that `specialize_value` has no word for: OK, PYTHON_NEEDED, or CONSTEXPR where
-    Triton must say what it is.  Triton looks constexprs up by hash and equality, options by their text."""
+cdef bint specialize_contents(dict strings, PyObject* argument, Value* value, bint is_option) except -1:
+    """A constexpr or launch option that `specialize_value` has no word for; False where lowlat has none either.
+    Triton looks constexprs up by hash and equality, options by their text."""
     cdef Text text
     cdef PyObject* canonical
     cdef PyObject* old
@@ -1240,17 +1248,11 @@ cdef int specialize_contents(dict strings, PyObject* argument, Value* value, bin
     text.fixed = True
     if write_value(&text, strings, argument, named, is_option):
         key = PyBytes_FromStringAndSize(text.bytes, text.size)
-    elif is_option:
-        return CONSTEXPR
-    elif not ask_python:
-        return PYTHON_NEEDED
-    else:
-        text.fixed = False
+    elif not is_option and compares_in_c(<object>argument):
         key = (type(<object>argument), <object>argument)
-    try:
-        canonical = PyDict_GetItemWithError(strings, key)
-    except Exception:
-        return CONSTEXPR  # not hashable, most often: Triton does the same, and raises
+    else:
+        return False
+    canonical = PyDict_GetItemWithError(strings, key)
     if canonical == NULL:
         holder = (key, named)
         strings[key] = holder
@@ -1263,12 +1265,36 @@ cdef int specialize_contents(dict strings, PyObject* argument, Value* value, bin
         Py_INCREF(<object>argument)
         value.object = argument
     Py_XDECREF(old)
-    return OK
+    return True
+
+
+cdef bint compares_in_c(object argument) except -1:
+    """Whether it takes no code of the user's to hash it and to compare it to another of its class."""
+    cdef PyTypeObject* kind = type_of(<PyObject*>argument)
+    if type(argument) in VALUE_TYPES:
+        return True
+    if isinstance(argument, int) and hashes_as(kind, &PyLong_Type):
+        return True
+    if isinstance(argument, str) and hashes_as(kind, &PyUnicode_Type):
+        return True
+    if isinstance(argument, float) and hashes_as(kind, &PyFloat_Type):
+        return True
+    global numpy_types
+    if numpy_types is None and "numpy" in sys.modules:
+        numpy = sys.modules["numpy"]
+        numpy_types = frozenset([scalar for scalar in numpy.sctypeDict.values()
+                                 if issubclass(scalar, (numpy.number, numpy.bool_))])
+    return numpy_types is not None and type(argument) in numpy_types
+
+
+cdef frozenset VALUE_TYPES = frozenset((int, bytes, complex, range, type(len)))
+cdef frozenset numpy_types = None
 
 
 cdef bint write_value(Text* text, dict strings, PyObject* argument, list named, bint is_option) except -1:
     """Append what the value is; False where it takes Python code to tell, or there is no room."""
     cdef PyTypeObject* kind = type_of(argument)
+    cdef Py_ssize_t i
     cdef Value value
     value.object = NULL
     if specialize_value(strings, argument, &value):
@@ -1276,11 +1302,22 @@ cdef bint write_value(Text* text, dict strings, PyObject* argument, list named, 
         if value.tag == TAG_VALUE_OBJECT:
             named.append(<object>argument)
         return write_word(text, value.tag, value.word)
-    if is_tuple(argument) or (is_option and is_list(argument)):
-        if not write_word(text, TEXT_TUPLE if is_tuple(argument) else TEXT_LIST, <uint64_t>len(<object>argument)):
+    if is_any_tuple(argument) and hashes_as(kind, &PyTuple_Type):
+        if not is_tuple(argument):
+            named.append(<object><PyObject*>kind)
+            if is_option or not write_word(text, TEXT_CLASS, <uint64_t>kind):
+                return False
+        if not write_word(text, TEXT_TUPLE, <uint64_t>tuple_size(argument)):
             return False
-        text.fixed = text.fixed and is_tuple(argument)
-        for item in <object>argument:
+        for i in range(tuple_size(argument)):
+            if not write_value(text, strings, tuple_items(argument)[i], named, is_option):
+                return False
+        return True
+    if is_option and is_list(argument):
+        text.fixed = False
+        if not write_word(text, TEXT_LIST, <uint64_t>list_size(argument)):
+            return False
+        for item in list(<list>argument):
             if not write_value(text, strings, <PyObject*>item, named, is_option):
                 return False
         return True
@@ -1400,7 +1437,7 @@ cdef Binding resolve_binding(Kernel kernel, Py_ssize_t positional, tuple names, 
     cdef Py_ssize_t count = kernel.parameter_count
     cdef Py_ssize_t i
     cdef Binding binding = Binding.__new__(Binding)
-    if positional > count or positional + len(names) > 32000:
+    if (positional > kernel.positional and kernel.variadic < 0) or positional + len(names) > 32000:
         return None
     binding.positional = positional
     binding.keywords = len(names)
@@ -1414,7 +1451,7 @@ cdef Binding resolve_binding(Kernel kernel, Py_ssize_t positional, tuple names, 
     if binding.sources == NULL or binding.option_sources == NULL or binding.option_values == NULL:
         raise MemoryError()
     for i in range(count):
-        binding.sources[i] = <int16_t>i if i < positional else -1
+        binding.sources[i] = <int16_t>i if i < positional and i < kernel.positional else -1
     options = []
     for i, name in enumerate(names):
         if name == "self" or (through == THROUGH_GETITEM and name in ("grid", "warmup")):
@@ -1424,6 +1461,8 @@ cdef Binding resolve_binding(Kernel kernel, Py_ssize_t positional, tuple names, 
         elif through == THROUGH_RUN and name == "warmup":
             binding.warmup_source = <int>(positional + i)
         elif name in kernel.positions:
+            if kernel.positions[name] == kernel.variadic:
+                return None  # an option of that name, for which there is Triton's own error
             if binding.sources[<Py_ssize_t>kernel.positions[name]] >= 0:
                 return None  # given twice
             binding.sources[<Py_ssize_t>kernel.positions[name]] = <int16_t>(positional + i)
@@ -1433,9 +1472,9 @@ cdef Binding resolve_binding(Kernel kernel, Py_ssize_t positional, tuple names, 
     if through == THROUGH_RUN and (binding.grid_source < 0 or binding.warmup_source < 0):
         return None
     for i in range(count):
-        if binding.sources[i] < 0 and kernel.parameters[i].default == NULL:
+        if binding.sources[i] < 0 and kernel.parameters[i].default == NULL and i != kernel.variadic:
             return None  # missing
-    binding.straight = positional == count
+    binding.straight = positional == count and kernel.positional == count
     binding.options = len(options)
     binding.option_names = kernel.option_names.setdefault(tuple(options), len(kernel.option_names))
     # header | tags, padded | constexpr values | option values
@@ -1534,7 +1573,7 @@ cdef PyObject* learn(Kernel kernel, int reason, Binding borrowed, PyObject* grid
             or memcmp(fingerprint, PyBytes_AS_STRING(before), size) != 0):
         Py_INCREF(result)
         return <PyObject*>result
-    cdef Plan plan = state.describe(kernel, result, device, tail.has_objects)
+    cdef Plan plan = state.describe(kernel, result, device)
     if plan is not None:
         plan.fingerprint = before
         plan.words = <const uint64_t*>PyBytes_AS_STRING(before)
@@ -2371,7 +2410,7 @@ cdef int key_fingerprint(Tuner tuner, TunerShape shape, PyObject* const* args, u
 
 cdef bint has_no_dtype(PyObject* descriptor) except -1:
     """A TensorDescriptor has none, unless somebody gave it one."""
-    if (<PyTypeObjectFields*>state.descriptor_type).tp_version_tag != state.descriptor_version:
+    if not descriptors_are_plain():
         return False
     cdef PyObject* attributes = PyObject_GenericGetDict(descriptor, NULL)
     lowlat_release(attributes)  # the descriptor keeps it
@@ -2867,7 +2906,7 @@ cdef class Plan:
 
     @property
     def route(self):
-        """ "driver", "wrapper", "launcher" (Triton's launcher object, which allocates scratch) or "triton"."""
+        """str: "driver", "wrapper", "launcher" (Triton's launcher object, which allocates scratch) or "triton"."""
         return ROUTE_NAMES[self.route_]
 
     def __repr__(self):
@@ -2899,8 +2938,11 @@ cdef class Kernel:
         free(self.parameters)
 
     def __getitem__(self, grid):
-        """`kernel[grid]`: a Launcher.  `grid` is a tuple or list of 1 to 3 ints, or a callable that gets the bound
-        arguments as a dict and returns one."""
+        """A Launcher; `kernel[grid](*args, **kwargs)` launches, without waiting for the GPU.
+
+        `grid` is a tuple or list of one to three ints, the number of blocks along x, y and z, or a callable that gets
+        the bound arguments as a dict and returns one.  It is looked at when the Launcher is called.
+        """
         cdef Launcher launcher
         if (<PyTypeObjectFields*>state.kernel_type).tp_version_tag != state.kernel_type_version:
             refresh_state()
@@ -2947,10 +2989,11 @@ cdef class Kernel:
 
     @property
     def route(self):
-        """How this kernel is launched: "auto" (the default), "driver" or "wrapper".
+        """str: how this kernel is launched, "auto" (the default), "driver" or "wrapper".
 
         "driver" and "auto" take the driver route where lowlat can pack the parameters and the wrapper route
-        elsewhere; "wrapper" always takes Triton's compiled launcher.  Setting it forgets all plans.
+        elsewhere; "wrapper" always takes Triton's compiled launcher.  Setting it forgets all plans, and raises
+        ValueError for any other value.
         """
         return self.route_ or "auto"
 
@@ -2963,21 +3006,25 @@ cdef class Kernel:
 
     @property
     def exits(self):
-        """How often a call went to Triton, by reason (see lowlat.REASONS): {reason: count}."""
+        """dict[str, int]: how often a call went to Triton since the kernel was made, by reason (see lowlat.REASONS).
+
+        A new dict each time, so that two of them can be compared; a reason that never occurred is not in it.
+        """
         return {REASON_NAMES[i]: self.exits_[i] for i in range(REASONS) if self.exits_[i]}
 
     @property
     def plans(self):
-        """The plans learnt so far, as a list; for people and tests."""
+        """list[Plan]: the plans learnt so far, one for each kind of call; for people and tests."""
         return list(self.plans_.values())
 
     def forget(self):
-        """Drop every plan; the next calls are learnt again."""
+        """Drop every plan: the next call of each kind goes to Triton and is learnt again.  Triton's own caches stay."""
         forget(self)
 
-    def _describe_parameters(self, list parameters, str refusal):
+    def _describe_parameters(self, list parameters, str refusal, Py_ssize_t positional, Py_ssize_t variadic):
         """Called once, by lowlat.JITFunction: (name, kind, specialize, align, bits, signed, has_default, default) per
-        parameter, and the reason why the kernel always goes to Triton, or "ok"."""
+        parameter, the reason why the kernel always goes to Triton, or "ok", how many parameters can be given by
+        position, and the index of `*args` or -1."""
         cdef Py_ssize_t i
         cdef Parameter* parameter
         kinds = {"plain": KIND_PLAIN, "constexpr": KIND_CONSTEXPR, "int": KIND_INT, "float": KIND_FLOAT,
@@ -3003,6 +3050,8 @@ cdef class Kernel:
             parameter.signed = signed
             parameter.default = <PyObject*>PyTuple_GET_ITEM(self.defaults, i) if has_default else NULL
             self.constexpr_count += parameter.kind == KIND_CONSTEXPR
+        self.positional = positional
+        self.variadic = variadic
         self.refusal = REASON_NAMES.index(refusal)
 
 
@@ -3055,7 +3104,7 @@ cdef class Outer:
         return None
 
     def __getitem__(self, grid):
-        """`outer[grid]`, as `kernel[grid]`; a callable grid gets the arguments that tuner or heuristics add, too."""
+        """As `kernel[grid]`; a callable grid gets the arguments that tuner or heuristics add, too."""
         cdef OuterLauncher launcher
         if not outer_types_current():
             refresh_outer()
@@ -3079,8 +3128,10 @@ cdef class Outer:
 
     @property
     def exits(self):
-        """How often a call went to Triton, by reason (see lowlat.REASONS): {reason: count}.  What the kernel inside
-        leaves to Triton, it counts itself."""
+        """dict[str, int]: how often a call went to Triton, by reason (see lowlat.REASONS).
+
+        What the kernel inside leaves to Triton, it counts itself: `tuner.fn.exits`.
+        """
         return {REASON_NAMES[i]: self.exits_[i] for i in range(REASONS) if self.exits_[i]}
 
 
@@ -3107,7 +3158,7 @@ cdef class Tuner(Outer):
 
     @property
     def best_config(self):
-        """The Config of the last call; there is none before the first."""
+        """Config: that of the last call.  AttributeError before the first, as in Triton."""
         return self.if_set(self.best_config_, "best_config")
 
     @best_config.setter
@@ -3116,7 +3167,10 @@ cdef class Tuner(Outer):
 
     @property
     def nargs(self):
-        """The positional arguments by name while a call lasts, None after a call that succeeded."""
+        """dict[str, Any] | None: the positional arguments by name while a call lasts, None after one that succeeded.
+
+        Each thread sees its own.  AttributeError before the first call, as in Triton.
+        """
         cdef TunedCall* call = current_call(self)
         if call != NULL and call.attributes == NULL:
             return dict(zip(self.arg_names, values_of(call.args, call.positional)))
@@ -3164,7 +3218,7 @@ cdef class Heuristic(Outer):
 
 def configure(*, watch_state, read_state, patched_getitem, describe, run_with_triton, launch_with_triton,
               finish_with_triton, kernel_type, constexpr_type, immutable_types, triton_dtype_type, wrapper_type,
-              kernel_types, descriptor_type, descriptor_fields, descriptors_are_plain, descriptor_type_of):
+              kernel_types, descriptor_type, descriptor_fields):
     """Called once by lowlat.jit with everything of Triton's that the hot path needs."""
     state.watch_state = watch_state
     state.read_state = read_state
@@ -3185,10 +3239,7 @@ def configure(*, watch_state, read_state, patched_getitem, describe, run_with_tr
     state.enum_hash = enum.Enum.__hash__
     state.object_eq = object.__eq__
     state.descriptor_type = <PyTypeObject*>descriptor_type
-    state.descriptor_version = NO_VERSION
     state.descriptor_fields = descriptor_fields
-    state.descriptors_are_plain = descriptors_are_plain
-    state.descriptor_type_of = descriptor_type_of
     state.classes += [kernel_type, triton_dtype_type, wrapper_type, descriptor_type]
     state.stale = True
 
@@ -3348,11 +3399,13 @@ def fingerprint_of(Kernel kernel, tuple args, dict kwargs):
     cdef uint64_t* fingerprint = <uint64_t*>alloca((binding.words + TAIL_ROOM) * sizeof(uint64_t))
     cdef uint64_t* payload = <uint64_t*>alloca((count + TAIL_ROOM) * sizeof(uint64_t))
     cdef Tail tail
-    tail.ask_python = True
     for i in range(len(values)):
         given[i] = <PyObject*>values[i]
-    for i in range(count):
-        arguments[i] = kernel.parameters[i].default if binding.sources[i] < 0 else given[binding.sources[i]]
+    gather(kernel, binding, given, arguments)
+    cdef tuple variadic = None
+    if kernel.variadic >= 0:
+        variadic = variadic_of(kernel, given, positional)
+        arguments[kernel.variadic] = <PyObject*>variadic
     fingerprint[0] = lowlat_current_device() if state.c_getters else 0
     fingerprint[1] = binding.option_names
     reason = specialize(kernel, binding, given, arguments, fingerprint, payload, &tail)
@@ -3415,10 +3468,12 @@ cdef extern from *:
     Py_ssize_t LOWLAT_OUTER_VECTORCALL_OFFSET
 
 cdef PyMethodDef run_method, outer_run_method
-run_method.ml_doc = (b"run(*args, grid, warmup, **kwargs)\n--\n\n"
-                     b"Launch, as kernel[grid](*args, **kwargs) does; with warmup=True only compile.")
-outer_run_method.ml_doc = (b"run(*args, **kwargs)\n--\n\n"
-                           b"Launch, as outer[grid](*args, **kwargs) does; wants grid= and warmup=.")
+run_method.ml_doc = (b"run($self, /, *args, grid, warmup, **kwargs)\n--\n\n"
+                     b"Launch over `grid`, as `kernel[grid](*args, **kwargs)` does; `warmup=True` only compiles.\n\n"
+                     b"Returns Triton's CompiledKernel; raises what Triton raises for the same call.")
+outer_run_method.ml_doc = (b"run($self, /, *args, **kwargs)\n--\n\n"
+                           b"Launch, as `outer[grid](*args, **kwargs)` does; wants `grid=` and `warmup=`.\n\n"
+                           b"Returns what the kernel inside returns; raises what Triton raises for the same call.")
 
 lowlat_give_vectorcall(<PyTypeObject*>Launcher, LOWLAT_VECTORCALL_OFFSET)
 lowlat_give_vectorcall(<PyTypeObject*>OuterLauncher, LOWLAT_OUTER_VECTORCALL_OFFSET)

@@ -18,8 +18,6 @@ from typing import Any
 
 import triton
 from triton import knobs
-from triton._C.libtriton import native_specialize_impl
-from triton.backends.compiler import BaseBackend
 from triton.compiler.compiler import CompiledKernel
 from triton.knobs import HookChain
 from triton.language.core import constexpr, dtype
@@ -46,6 +44,8 @@ _driver_config = triton_jit.driver
 
 VERSION = tuple(int(part) for part in triton.__version__.split("+")[0].split(".")[:2] if part.isdigit())
 KNOWN_VERSIONS = ((3, 6), (3, 9))
+DESCRIPTOR_FIELDS = ("base", "shape", "strides", "block_shape", "padding",
+                     *["round_f32_to_tf32"] * (VERSION >= (3, 7)))
 
 # Read at every launch by Triton 3.9, straight from the environment.
 _FPSAN_VARIABLE = "TRITON_FPSAN_HOMOMORPHIC_CASTS"
@@ -66,6 +66,8 @@ def unknown() -> str | None:
     for owner, name, original in _ORIGINALS:
         if original is None:
             return f"Triton {triton.__version__} has no {owner.__name__}.{name}"
+    if tuple(getattr(TensorDescriptor, "__dataclass_fields__", ())) != DESCRIPTOR_FIELDS:
+        return f"Triton {triton.__version__} has another TensorDescriptor"
     for holder, name in ((_driver_config, "_active"), (knobs.compilation, "instrumentation_mode"),
                          (knobs.runtime, "debug"), (knobs.runtime, "launch_enter_hook"),
                          (knobs.runtime, "launch_exit_hook")):
@@ -314,17 +316,24 @@ def _name_class(error: TypeError) -> None:
 # ---- a kernel's parameters -----------------------------------------------------------------------------------------
 
 
-def parameters_of(kernel: Any) -> tuple[list[tuple[Any, ...]], str]:
+def parameters_of(kernel: Any) -> tuple[list[tuple[Any, ...]], str, int, int]:
     """What `Kernel._describe_parameters` takes: Triton's create_function_from_signature, decided once.
 
     An annotation that Triton maps to a dtype forces the type; fp*, bf* and u1 are then not specialised at all, other
     types by value and alignment (the semantics page, §2.4).
     """
     described = []
-    refusal = "ok"
-    for parameter, declared in zip(kernel.params, kernel.signature.parameters.values()):
-        if declared.kind not in (declared.POSITIONAL_OR_KEYWORD, declared.POSITIONAL_ONLY):
-            refusal = "parameters"  # bound in another way by each version of Triton
+    refusal, positional, variadic = "ok", len(kernel.params), -1
+    for i, (parameter, declared) in enumerate(zip(kernel.params, kernel.signature.parameters.values())):
+        if declared.kind in (declared.VAR_POSITIONAL, declared.KEYWORD_ONLY):
+            positional = min(positional, i)
+            if declared.kind == declared.VAR_POSITIONAL:
+                variadic = i
+            # Bound as Python does from these versions on; before, they could be bound but not compiled.
+            if VERSION < ((3, 8) if variadic >= 0 else (3, 9)):
+                refusal = "parameters"
+        elif declared.kind == declared.VAR_KEYWORD:
+            refusal = "parameters"
         if parameter.name in _RESERVED_NAMES:
             refusal = "parameters"
         kind, bits, signed = _kind_of(parameter)
@@ -341,7 +350,7 @@ def parameters_of(kernel: Any) -> tuple[list[tuple[Any, ...]], str]:
         ))
     if UNKNOWN is not None:
         refusal = "unknown triton"
-    return described, refusal
+    return described, refusal, positional, variadic
 
 
 def _kind_of(parameter: Any) -> tuple[str, int, bool]:
@@ -368,11 +377,8 @@ _PACKED_TYPES = {"i1", "i8", "i16", "i32", "i64", "u1", "u8", "u16", "u32", "u64
 _OVERSIZED_SHARED = 228 * 1024
 
 
-def plan_of(kernel: Any, compiled: Any, device: int, has_objects: bool) -> Any:
-    """The plan of what Triton just launched; a plan that says "Triton" where it has no other, None to ask again.
-
-    `has_objects`: an argument's address comes from Python code, which Triton's launch function calls once more.
-    """
+def plan_of(kernel: Any, compiled: Any, device: int) -> Any:
+    """The plan of what Triton just launched; a plan that says "Triton" where it has no other, None to ask again."""
     if type(compiled) is not CompiledKernel or compiled._run is None or compiled.module is None:
         return None
     key = _key_of(kernel, compiled, device)
@@ -388,7 +394,7 @@ def plan_of(kernel: Any, compiled: Any, device: int, has_objects: bool) -> Any:
     encode, map_offset = _encoder() if maps else (None, 0)
     scratch = launcher.global_scratch_size > 0 or launcher.profile_scratch_size > 0
     sanitized = getattr(launcher, "gsan_enabled", False)
-    packed = (not has_objects and all(type_.startswith("*") or type_ in _PACKED_TYPES for type_ in types)
+    packed = (all(type_.startswith("*") or type_ in _PACKED_TYPES for type_ in types)
               and len(maps) == len(encodings) and (not maps or encode is not None))
     if scratch or sanitized:
         route = "launcher"
@@ -469,28 +475,7 @@ def _slots_of(signature: Iterable[Any],
 
 # ---- tensor descriptors --------------------------------------------------------------------------------------------
 
-DESCRIPTOR_FIELDS = ("base", "shape", "strides", "block_shape", "padding",
-                     *["round_f32_to_tf32"] * (VERSION >= (3, 7)))
 _DESCRIPTOR = re.compile(r"tensordesc<([^[>]*)\[([^]]*)\]>")
-
-
-def descriptors_are_plain() -> bool:
-    """Whether what a TensorDescriptor has in its __dict__ is what its attributes are."""
-    attributes = vars(TensorDescriptor)
-    return (tuple(getattr(TensorDescriptor, "__dataclass_fields__", ())) == DESCRIPTOR_FIELDS
-            and TensorDescriptor.__mro__ == (TensorDescriptor, object)
-            and not any(name in attributes for name in ("__getattribute__", "__getattr__", "dtype"))
-            and all(type(attributes.get(name, "")) in (str, bool) for name in DESCRIPTOR_FIELDS))
-
-
-def descriptor_type_of(argument: Any) -> str | None:
-    """The type that Triton gives to an argument, if that is a tensor descriptor, of a subclass or with attributes of
-    any kind; Triton's specialiser says it, and for those it is all of the key.  (Gluon's descriptors, which have a
-    layout, are for Gluon's kernels: no other compiles with one.)"""
-    if not isinstance(argument, TensorDescriptor):
-        return None
-    type_, key = native_specialize_impl(BaseBackend, argument, False, True, True)
-    return type_ if type(type_) is str and key is None else None
 
 
 def _encodings_of(metadata: Any) -> list[Any]:

@@ -24,8 +24,8 @@ class JITFunction(_fast.Kernel, TritonJITFunction):
     """A Triton kernel whose launches take lowlat's native path where they can, and Triton's everywhere else.
 
     Everything `triton.runtime.jit.JITFunction` has is here unchanged.  In addition: `route`, `exits`, `plans` and
-    `forget()` (see `lowlat._fast.Kernel`).  The class has Triton's class name because Triton 3.7 and later serialise
-    a kernel passed as a constexpr by that name.
+    `forget()`.  The class has Triton's class name because Triton 3.7 and later serialise a kernel passed as a
+    constexpr by that name.  An instance of a subclass of it launches by Triton.
     """
 
     def __init__(
@@ -45,7 +45,10 @@ class JITFunction(_fast.Kernel, TritonJITFunction):
         self._describe_parameters(*_triton.parameters_of(self))
 
     def warmup(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Compile without a launch, as Triton's `warmup(*args, grid, **kwargs)` does; returns the CompiledKernel."""
+        """Compile without a launch, as Triton's `warmup(*args, grid, **kwargs)` does; returns the CompiledKernel.
+
+        Instead of tensors, their dtypes will do, as in Triton.  Raises what Triton raises.
+        """
         if "grid" in kwargs and "warmup" in kwargs:
             _triton.run_of(self)(warmup=True, *args, **kwargs)  # noqa: B026  (TypeError, naming what Triton names)
         return super().warmup(*args, **kwargs)
@@ -76,13 +79,13 @@ def _prepare() -> None:
         _torch.attach()
 
 
-def _plan_of(kernel: Any, compiled: Any, device: int, has_objects: bool) -> Any:
+def _plan_of(kernel: Any, compiled: Any, device: int) -> Any:
     """A plan of what Triton launched, once the driver's entry points are known."""
     global _driver_found
     if not _driver_found:
         _fast.find_driver()
         _driver_found = True
-    return _triton.plan_of(kernel, compiled, device, has_objects)
+    return _triton.plan_of(kernel, compiled, device)
 
 
 def forget_driver() -> None:
@@ -109,8 +112,6 @@ _fast.configure(
     kernel_types=(JITFunction, *_triton.kernel_types),
     descriptor_type=_triton.TensorDescriptor,
     descriptor_fields=_triton.DESCRIPTOR_FIELDS,
-    descriptors_are_plain=_triton.descriptors_are_plain,
-    descriptor_type_of=_triton.descriptor_type_of,
 )
 _torch.attach()
 os.register_at_fork(after_in_child=_fast.after_fork)
@@ -144,7 +145,7 @@ def jit(fn: Any = None, **options: Any) -> Any:
     """`triton.jit`, with launches that cost little more than the driver's own.
 
     Takes what `triton.jit` takes, bare or with options, and means the same by it.  Returns a `lowlat.JITFunction`;
-    with TRITON_INTERPRET=1 Triton's `InterpretedFunction`, and with LOWLAT=0 in the environment at import whatever
+    with `TRITON_INTERPRET=1` Triton's `InterpretedFunction`, and with `LOWLAT=0` in the environment at import whatever
     `triton.jit` returns.  Raises TypeError for an option `triton.jit` does not have.
     """
     if DISABLED or knobs.runtime.interpret:
