@@ -113,6 +113,8 @@ def configure(
     triton_dtype_type: type,
     wrapper_type: type,
     kernel_types: tuple[type, ...],
+    descriptor_type: type,
+    descriptor_fields: tuple[str, ...],
 ) -> None: ...
 def configure_outer(
     *,

@@ -8,6 +8,7 @@ import weakref
 import pytest
 import triton
 import triton.language as tl
+from test_autotune import Both
 from triton import knobs
 from triton.runtime import driver
 from triton.tools.tensor_descriptor import TensorDescriptor
@@ -15,7 +16,6 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 import lowlat
 from lowlat import null
 from oracle import Pair, changed, observe, outcome
-from test_autotune import Both
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.null
@@ -87,8 +87,8 @@ def test_ranks(rank):
     assert routes(pair) == {"driver"}
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64",
-                                   "float8_e5m2", "float8_e4m3fn"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64", "int8", "uint8", "int16", "int32",
+                                   "int64", "float8_e5m2", "float8_e4m3fn"])
 def test_dtypes(dtype):
     pair = Pair(copy2)
     pair.fast(GRID, describe(dtype=dtype))
@@ -571,28 +571,24 @@ def once(descriptor, name, *values):
     ("strides", [[64, 2]] * 6),
     ("padding", ["nan", "zero"] * 3),
     ("block_shape", [[16, 16], [32, 16]] * 3),
-    ("base", [lambda d: d.base.set_(torch.zeros(64, 64))] * 6),
 ])
 def test_a_grid_that_changes_the_descriptor(name, values):
-    pair = Pair(copy2)
-    descriptors = {}
+    pair, base = Pair(copy2), torch.zeros(64, 64)
+    calls = {}
     for kernel in (pair.triton, pair.lowlat):
-        descriptors[kernel] = TensorDescriptor(torch.zeros(64, 64), [64, 64], [64, 1], [16, 32])
-    # Both sides get the same addresses: of the values, or, of what a value makes, none is compared.
-    by_value = not (callable(values[0]) and name == "base")
-    shared = descriptors[pair.triton].base
-    for kernel, descriptor in descriptors.items():
-        descriptor.base = shared if by_value else descriptor.base
-    grids = {kernel: once(descriptor, name, *values) for kernel, descriptor in descriptors.items()}
+        descriptor = TensorDescriptor(base, [64, 64], [64, 1], [16, 32])
+        calls[kernel] = once(descriptor, name, *values), descriptor
     for _ in range(len(values)):
-        results = [outcome(lambda kernel=kernel: kernel[grids[kernel]](descriptors[kernel]))
-                   for kernel in (pair.triton, pair.lowlat)]
-        if by_value:
-            Pair.compare(*results, known=[results[0].result])
-        else:
-            for kernel, result in zip(descriptors, results):
-                address = struct.unpack_from("<Q", result.launches[0].parameters[0])[0]
-                assert address == descriptors[kernel].base.data_ptr()
+        pair.lockstep(lambda kernel: kernel[calls[kernel][0]](calls[kernel][1]))
+
+
+def test_a_grid_that_moves_the_memory_of_a_descriptor():
+    kernel, descriptor = lowlat.jit(copy2), describe()
+    for _ in range(3):
+        with null.record() as launches:
+            kernel[lambda meta: (descriptor.base.set_(torch.zeros(64, 64)), GRID)[1]](descriptor)
+        assert struct.unpack_from("<Q", launches[0].parameters[0])[0] == descriptor.base.data_ptr()
+    assert kernel.exits == {"first call": 1}
 
 
 def test_a_grid_that_moves_what_is_in_a_tuple():
@@ -602,7 +598,7 @@ def test_a_grid_that_moves_what_is_in_a_tuple():
     kernel, tensor = lowlat.jit(store), torch.zeros(64)
     for _ in range(3):
         with null.record() as launches:
-            kernel[lambda meta: (tensor.set_(torch.zeros(64)), GRID)[1]]((tensor, ), 3)  # noqa: B023
+            kernel[lambda meta: (tensor.set_(torch.zeros(64)), GRID)[1]]((tensor, ), 3)
         assert struct.unpack("<Q", launches[0].parameters[0])[0] == tensor.data_ptr()
     assert kernel.exits == {"first call": 1}
 
