@@ -235,8 +235,8 @@ REASONS_TEXT = {
     "grid": "the grid is not a tuple or list of one to three ints, or a callable",
     "global": "a module global is not what the kernel was compiled with",
     "no context": "the thread has no CUDA context; Triton makes one current",
-    "parameters": "the kernel has a parameter with a name that Triton's binder uses, or *args or a keyword-only one in a "
-                  "version of Triton that cannot compile it",
+    "parameters": "the kernel has a parameter with a name that Triton's binder uses, or *args or a keyword-only one in "
+                  "a version of Triton that cannot compile it",
     "launcher": "the compiled kernel's launcher or signature is not one lowlat knows",
     "no kernel": "Triton returned no loaded CompiledKernel (a hook declined, or it compiles asynchronously)",
     "warmup": "warmup=True and no kernel known yet",

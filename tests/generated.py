@@ -118,8 +118,8 @@ CONTENTS = [(1, 2), (1, 3), (2, 3), (16, 3), (True, 2), (1.0, 2), (None, 2), ((1
 CONSTANTS = [(1, 2), (1, True), (True, 1), (1.0, 2), ((1, 2), ), ((1, ), 2), (), ("a", "b"), ("ab", ), Point(1, 2),
              Point(1, 3), (Point(1, 2), 3), tl.constexpr(3), tl.constexpr(True), tl.constexpr((1, 2)),
              (tl.constexpr(1), 2), Colour.RED, Colour.BLUE, Shade.DARK, Shade.LIGHT, (Shade.DARK, 1), Whole(3), Text("a"),
-             b"bytes", 1j, 2**64, -2**70, range(3), helper, other_helper, (helper, 1), len, Plain, Plain(), Plain(), tl, (0.0, ),
-             (-0.0, ), (None, ), (tl.float32, ), (tl.int8, )]
+             b"bytes", 1j, 2**64, -2**70, range(3), helper, other_helper, (helper, 1), len, Plain, Plain(), Plain(), tl,
+             (0.0, ), (-0.0, ), (None, ), (tl.float32, ), (tl.int8, )]
 TENSORS = []
 if torch is not None:
     import numpy as np

@@ -18,7 +18,6 @@ import lowlat
 
 pytestmark = pytest.mark.gpu
 
-
 # ---- matmul ---------------------------------------------------------------------------------------------------------
 
 
@@ -100,7 +99,7 @@ def test_tuned_matmul(dtype):
                 torch.testing.assert_close(result.double(), exact, rtol=2e-2, atol=2e-2 * math.sqrt(K))
                 if turn == 2:
                     assert torch.equal(result, expected)
-    for turn in range(2):
+    for _ in range(2):
         exits = ours.exits, ours.fn.exits, ours.fn.fn.exits
         for M, N, K in sizes:
             a = torch.randn(M, K, device="cuda", dtype=dtype)
