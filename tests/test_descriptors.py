@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from test_autotune import Both
 from triton import knobs
-from triton.runtime import driver
+from triton.runtime import _allocation, driver
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 import lowlat
@@ -184,6 +184,25 @@ def test_other_routes_and_doors():
     assert routes(pair) == {"wrapper"}
 
 
+def test_with_scratch_memory_and_half_precision():
+    """Kernels that Triton's launcher launches, or its launch function."""
+    def through_memory(d, x, n):
+        made = tl.make_tensor_descriptor(x, [16, 32], [32, 1], [16, 32])
+        made.store([0, 0], d.load([0, 0]) + n)
+
+    def scaled(d, h: tl.float16):
+        d.store([0, 0], d.load([0, 0]) * h)
+
+    allocated = torch.zeros(4096, dtype=torch.int8)
+    triton.set_allocator(lambda size, alignment, stream: allocated)
+    for function, rest, route in ((through_memory, (torch.zeros(512), 3), "launcher"), (scaled, (0.5, ), "wrapper")):
+        pair = Pair(function)
+        for descriptor in (describe(), describe(32), describe(padding="nan")):
+            pair.fast(GRID, descriptor, *rest)
+        assert routes(pair) == {route} and pair.lowlat.exits == {"first call": 1}
+    triton.set_allocator(_allocation.NullAllocator())
+
+
 def test_an_unused_descriptor():
     pair = Pair(unused)
     for n in (2, 17):
@@ -264,12 +283,12 @@ def test_many_descriptors_and_no_more():
     """Those in use are kept, and no more than a thousand for each parameter."""
     pair, tensor = Pair(copy2), torch.zeros(64, 64)
     descriptors = [TensorDescriptor(tensor, [n, 64], [64, 1], [16, 32]) for n in range(1, 2001)]
-    for descriptor in descriptors[:1000]:
+    for descriptor in [descriptors[0], *descriptors[:1000]]:  # the first is launched by Triton
         pair.call(GRID, descriptor)
     for _ in range(2):
         for descriptor in descriptors[:1000:7]:
-            pair.fast(GRID, descriptor)
             assert not encodes(pair, descriptor)
+            pair.fast(GRID, descriptor)
     for descriptor in descriptors:
         pair.lowlat[GRID](descriptor)
     assert encodes(pair, descriptors[0])
