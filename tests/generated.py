@@ -154,7 +154,8 @@ if torch is not None:
                        (square, [32, 64], [64, 1], [16, 16], "zero"), (square, [64, 64], [128, 1], [16, 16], "zero"),
                        (square, [64, 64], [64, 1], (16, 16), "nan"), (square, [64], [1], [16], "zero"),
                        (torch.zeros(64, 64), [64, 64], [64, 1], [16, 16], "zero"),
-                       (square.half(), [64, 64], [64, 1], [16, 16], "zero"), (square, [1, 1], [64, 1], [16, 16], "zero"))]
+                       (square.half(), [64, 64], [64, 1], [16, 16], "zero"),
+                       (square, [1, 1], [64, 1], [16, 16], "zero"))]
     CONTENTS += [*DESCRIPTORS, *DESCRIPTORS, (DESCRIPTORS[0], 2), (DESCRIPTORS[1], 2)]
     CONSTANTS += [np.int64(3), np.int32(3), np.float64(0.5), torch.Size((1, 2)), torch.Size((2, 1)),
                   (torch.float16, )]

@@ -642,7 +642,7 @@ MUTANTS = [
     Mutant("subclasses of descriptors are descriptors", FAST,
            "    if kind == state.descriptor_type:\n        return specialize_descriptor",
            "    if isinstance(<object>argument, <object><PyObject*>state.descriptor_type):\n"
-           "        return specialize_descriptor", described("a_subclass_that_computes")),
+           "        return specialize_descriptor", described("subclasses", "a_subclass_that_computes")),
     Mutant("the class of descriptors stays as it is", FAST,
            "    if not descriptors_are_plain() or not read_fields(argument, fields):\n",
            "    if not read_fields(argument, fields):\n", described("a_class_that_is_changed")),
