@@ -77,6 +77,10 @@ class Pointer:
         return 4096
 
 
+class Derived(TensorDescriptor):
+    pass
+
+
 class Rows:
 
     def __len__(self):
@@ -126,7 +130,10 @@ def calls():
     yield group, "any other object with `data_ptr()`: how often it is asked is Triton's business", plain, (Pointer(), 5)
     yield group, "tensor that is not on the device (pinned ones included)", plain, (torch.empty(4, device="meta"), 5)
     yield group, "tensor whose address torch refuses (sparse)", plain, (torch.zeros(4).to_sparse(), 5)
-    yield group, "host `TensorDescriptor`", described, (TensorDescriptor(x, [16, 16], [16, 1], [16, 16]), )
+    yield group, "host `TensorDescriptor`, with tensor maps (sm_90 on) or without; from Triton 3.8 on also in tuples", (
+        described), (TensorDescriptor(x, [16, 16], [16, 1], [16, 16]), )
+    yield group, "subclass of `TensorDescriptor`, or one with attributes that are not tensor, ints, str", (
+        described), (Derived(x, [16, 16], [16, 1], [16, 16]), )
     group = "Constexprs and options"
     yield group, "constexpr: int of 64 bits, float, bool, str, `None`, `tl` and `torch` dtypes", constant, (x, "relu")
     yield group, "constexpr: wider int, int or str subclass, enum, bytes, numpy number", constant, (x, 2**70)

@@ -40,6 +40,8 @@ cdef extern from "_python.h":
 
 cdef enum:
     MAX_REASONS = 40
+    DESCRIPTOR_WORDS = 13
+    TENSOR_MAP_BYTES = 128
 
 
 cdef struct Parameter:
@@ -65,6 +67,23 @@ cdef struct Tail:
     uint64_t* payload
     Py_ssize_t words_used
     Py_ssize_t payload_used, payload_room
+
+
+# A tensor map (CUtensorMap) and what of a descriptor it was encoded from, as the payload has it.
+cdef struct TensorMap:
+    bint known
+    uint64_t key[DESCRIPTOR_WORDS]
+    uint8_t bytes[TENSOR_MAP_BYTES]
+
+
+# The tensor maps of one descriptor parameter of a plan: a hash table by value, which holds no tensor.
+cdef struct TensorMaps:
+    Py_ssize_t parameter      # of the kernel
+    Py_ssize_t place          # in the payload
+    Py_ssize_t size           # of a key, in bytes
+    Py_ssize_t last           # the entry used last
+    Py_ssize_t count, capacity
+    TensorMap* entries
 
 
 cdef extern from "Python.h":
@@ -126,6 +145,11 @@ cdef class Plan:
     cdef Py_ssize_t slot_count
     cdef uint16_t* slots      # per kernel parameter: index of the argument it is
     cdef CUlaunchAttribute attributes[4]
+    cdef Py_ssize_t map_count
+    cdef TensorMaps* maps
+    cdef tuple encodings      # per tensor map: what Triton's encoder takes besides the descriptor's contents
+    cdef object encode        # that encoder
+    cdef Py_ssize_t map_offset  # of the bytes in the object it returns
     cdef int reason           # of a plan that says "Triton": why
     cdef bytes fingerprint
     cdef tuple keepalive      # objects whose addresses the fingerprint holds
@@ -328,6 +352,9 @@ cdef class State:
     cdef unsigned int plain_tensor_version
     cdef frozenset kernel_types
     cdef object enum_type, enum_hash, object_eq
+    cdef PyTypeObject* descriptor_type
+    cdef unsigned int plain_descriptor_version  # of that class when it was last found to be as Triton made it
+    cdef tuple descriptor_fields
     # Set once by configure_torch().
     cdef PyTypeObject* torch_dtype_type
     cdef object function_mode_depth

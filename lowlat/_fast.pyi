@@ -39,6 +39,9 @@ class Plan:
         packed_metadata: Any = None,
         annotations: Any = None,
         signature: Any = None,
+        maps: tuple[tuple[int, int, int, Any], ...] = (),
+        encode: Any = None,
+        map_offset: int = 0,
     ) -> None: ...
     @property
     def route(self) -> str: ...
@@ -110,6 +113,8 @@ def configure(
     triton_dtype_type: type,
     wrapper_type: type,
     kernel_types: tuple[type, ...],
+    descriptor_type: type,
+    descriptor_fields: tuple[str, ...],
 ) -> None: ...
 def configure_outer(
     *,

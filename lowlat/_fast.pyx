@@ -137,6 +137,7 @@ cdef extern from "Python.h":
     bint is_any_tuple "PyTuple_Check"(PyObject*)
     bint is_any_int "PyLong_Check"(PyObject*)
     bint is_any_float "PyFloat_Check"(PyObject*)
+    int compare_text "PyUnicode_CompareWithASCIIString"(PyObject*, const char*)
     unsigned long Py_TPFLAGS_HEAPTYPE
     PyTypeObject PyTuple_Type
     PyTypeObject PyBaseObject_Type
@@ -253,6 +254,10 @@ cdef enum:
     MAX_PLANS = 4096
     MAX_BINDINGS = 256
 
+# Tensor maps per descriptor parameter of a plan, before all are dropped and encoded again.
+cdef enum:
+    MAX_TENSOR_MAPS = 1024
+
 # Words, in a fingerprint as in a payload, that the contents of arguments may take; a call with more is Triton's.
 cdef enum:
     TAIL_ROOM = 256
@@ -291,6 +296,7 @@ cdef enum:
     TAG_TUPLE = 14
     TAG_CONSTANT = 15    # a tl.constexpr
     TAG_KERNEL = 16
+    TAG_DESCRIPTOR = 17
     TAG_VALUE_INT = 32
     TAG_VALUE_UINT = 33
     TAG_VALUE_FLOAT = 34
@@ -455,13 +461,15 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
             return leave(kernel, GRID, grid, args, positional, names, keywords, through)
         # Held from here on: with the GIL released, another thread may clear Triton's cache.
         lowlat_hold(compiled)
-        if (<Plan>plan).route_ == ROUTE_DRIVER:
-            result = launch_with_driver(<Plan>plan, blocks, stream, payload)
-        else:
+        if (<Plan>plan).route_ != ROUTE_DRIVER:
             launch_with_wrapper(<Plan>plan, compiled, blocks, stream, arguments, count)
+        elif (<Plan>plan).map_count == 0:
+            result = launch_with_driver(<Plan>plan, blocks, stream, payload, NULL)
+        else:
+            result = launch_with_descriptors(<Plan>plan, compiled, blocks, stream, payload)
     elif PyCallable_Check(<object>grid):
         lowlat_hold(compiled)
-        launch_over_callable(kernel, <Plan>plan, compiled, grid, stream, arguments, payload)
+        launch_over_callable(kernel, <Plan>plan, compiled, grid, stream, arguments, payload, &tail)
     else:
         return leave(kernel, GRID, grid, args, positional, names, keywords, through)
     if result != 0:
@@ -498,7 +506,7 @@ cdef inline bint matches(Plan plan, const uint64_t* fingerprint, Py_ssize_t size
 
 
 cdef int launch_over_callable(Kernel kernel, Plan borrowed, PyObject* compiled, PyObject* grid, void* stream,
-                              PyObject* const* arguments, uint64_t* payload) except -1:
+                              PyObject* const* arguments, uint64_t* payload, const Tail* tail) except -1:
     """A callable grid: Triton hands it the live dict of bound arguments and launches with whatever is in it then.
 
     The callable has been called once, so from here on nothing may go to Triton's run(): what is not plain is finished
@@ -522,11 +530,11 @@ cdef int launch_over_callable(Kernel kernel, Plan borrowed, PyObject* compiled, 
             state.finish_with_triton(kernel, <object>compiled, evaluated, <uint64_t>stream, bound)
         elif plan.route_ != ROUTE_DRIVER:
             call_wrapper(plan, blocks, stream, arguments, kernel.parameter_count)
-        elif not read_addresses(kernel, plan.device, arguments, payload):
+        elif not read_addresses(kernel, plan.device, arguments, payload, tail):
             kernel.exits_[UNREADABLE] += 1
             state.finish_with_triton(kernel, <object>compiled, evaluated, <uint64_t>stream, bound)
         else:
-            result = launch_with_driver(plan, blocks, stream, payload)
+            result = launch_with_tensor_maps(plan, blocks, stream, payload)
             if result == CUDA_ERROR_INVALID_CONTEXT and no_context():
                 kernel.exits_[NO_CONTEXT] += 1
                 state.finish_with_triton(kernel, <object>compiled, evaluated, <uint64_t>stream, bound)
@@ -538,14 +546,22 @@ cdef int launch_over_callable(Kernel kernel, Plan borrowed, PyObject* compiled, 
     return 0
 
 
-cdef bint read_addresses(Kernel kernel, int device, PyObject* const* arguments, uint64_t* payload) except -1:
+cdef bint read_addresses(Kernel kernel, int device, PyObject* const* arguments, uint64_t* payload,
+                         const Tail* tail) except -1:
     """Into the payload, where the tensors are now: a grid callable may move one (resize_, set_), and Triton asks for
-    the addresses after it.  False where that takes Triton's launcher."""
+    the addresses after it, in tuples and descriptors, too.  False where that takes Triton's launcher."""
     cdef Py_ssize_t i
     cdef PyTypeObject* kind
     cdef uint8_t tag
     cdef bint modes_checked = False
+    cdef uint64_t words[TAIL_ROOM]
+    cdef Tail now = tail[0]
+    now.words = words
+    now.words_used = 0
+    now.payload_used = kernel.parameter_count
     for i in range(kernel.parameter_count):
+        if kernel.parameters[i].kind == KIND_CONSTEXPR:
+            continue
         kind = type_of(arguments[i])
         if kind == state.tensor_type or kind == state.parameter_type:
             if not modes_checked:
@@ -554,7 +570,13 @@ cdef bint read_addresses(Kernel kernel, int device, PyObject* const* arguments, 
                 modes_checked = True
             if specialize_tensor(&kernel.parameters[i], arguments[i], device, &tag, &payload[i]) != OK:
                 return False
-    return True
+        elif (tail.words_used != 0 and kernel.parameters[i].kind == KIND_PLAIN and kind != &PyLong_Type
+              and kind != &PyFloat_Type and kind != &PyBool_Type and arguments[i] != Py_None):
+            if specialize_other(kernel, &kernel.parameters[i], arguments[i], kind, device, &tag, &payload[i],
+                                &now) != OK:
+                return False
+    # What was the key is no longer: the kernel stays, but it may find other things in other places.
+    return now.words_used == tail.words_used and memcmp(words, tail.words, now.words_used * sizeof(uint64_t)) == 0
 
 
 cdef inline int gather(Kernel kernel, Binding binding, PyObject* const* args, PyObject** gathered):
@@ -845,6 +867,8 @@ cdef tuple EMPTY = ()
 cdef int specialize_other(Kernel kernel, const Parameter* parameter, PyObject* argument, PyTypeObject* kind,
                           int device, uint8_t* tag, uint64_t* payload, Tail* tail) except -1:
     """An unannotated argument that is none of tensor, int, float, bool and None."""
+    if kind == state.descriptor_type:
+        return specialize_descriptor(argument, device, tag, tail)
     if is_any_tuple(argument):
         return specialize_tuple(kernel, argument, kind, device, tag, tail)
     if kind == state.wrapper_type:
@@ -926,6 +950,140 @@ cdef int specialize_tuple(Kernel kernel, PyObject* items, PyTypeObject* kind, in
             return reason
         place[0] = item_tag
     return OK
+
+
+cdef int specialize_descriptor(PyObject* argument, int device, uint8_t* tag, Tail* tail) except -1:
+    """A host TensorDescriptor.  In the tail is what Triton keys on: dtype and block shape, which may change in place.
+    In the payload is what else a launch takes from it: the address, whether it is padded with NaNs, whether float32 is
+    rounded, shape, strides.  Attributes of other types than these are Triton's to understand."""
+    cdef PyObject* fields[6]
+    cdef uint64_t* words = tail.words + tail.words_used
+    cdef uint64_t* payload = tail.payload + tail.payload_used
+    cdef Py_ssize_t rank
+    cdef PyTypeObject* kind
+    cdef uint8_t base_tag
+    cdef int reason
+    if not descriptors_are_plain() or not read_fields(argument, fields):
+        return ARGUMENT
+    rank = count_of(fields[3])
+    if not 1 <= rank <= (DESCRIPTOR_WORDS - 3) // 2:
+        return ARGUMENT
+    if tail.words_used + 1 + rank > TAIL_ROOM or tail.payload_used + 3 + 2 * rank > tail.payload_room:
+        return ARGUMENT
+    if not (read_ints(fields[3], rank, words + 1) and read_ints(fields[1], rank, payload + 3)
+            and read_ints(fields[2], rank, payload + 3 + rank)):
+        return ARGUMENT
+    if <int64_t>payload[2 + 2 * rank] != 1 or not all_in_32_bits(payload + 3, rank):
+        return ARGUMENT  # an assertion of Triton's launcher; and Triton 3.6 refuses what later ones truncate
+    if type_of(fields[4]) != &PyUnicode_Type or (fields[5] != Py_True and fields[5] != Py_False):
+        return ARGUMENT
+    payload[1] = fields[4] != <PyObject*>ZERO_PADDING and compare_text(fields[4], "nan") == 0
+    payload[2] = fields[5] == Py_True
+    kind = type_of(fields[0])
+    if kind != state.tensor_type and kind != state.parameter_type and not is_plain_tensor(kind):
+        return ARGUMENT
+    if function_mode_enabled():
+        return TORCH_FUNCTION_MODE
+    base = <object>fields[0]  # held: reading it may take Python code
+    reason = specialize_tensor(&TUPLE_ITEM, <PyObject*>base, device, &base_tag, payload)
+    if reason != OK:
+        return reason
+    words[0] = (base_tag & ~(TAG_SMALL | 1)) | rank << 8
+    tag[0] = TAG_DESCRIPTOR
+    tail.words_used += 1 + rank
+    tail.payload_used += 3 + 2 * rank
+    return OK
+
+
+cdef inline bint descriptors_are_plain() except -1:
+    """Whether attributes of a TensorDescriptor are what is in its __dict__: its class is as Triton made it, as far as
+    that goes."""
+    cdef unsigned int version = (<PyTypeObjectFields*>state.descriptor_type).tp_version_tag
+    return (version == state.plain_descriptor_version and version != 0) or look_at_descriptors(version)
+
+
+cdef bint look_at_descriptors(unsigned int version) except -1:
+    kind = <object><PyObject*>state.descriptor_type
+    attributes = kind.__dict__
+    if kind.__mro__ != (kind, object) or not ASKED_OF_DESCRIPTORS.isdisjoint(attributes):
+        return False
+    for name in state.descriptor_fields:
+        if type(attributes.get(name, "")) not in (str, bool):  # a default, and nothing that computes
+            return False
+    state.plain_descriptor_version = version
+    return True
+
+
+cdef frozenset ASKED_OF_DESCRIPTORS = frozenset(("__getattribute__", "__getattr__", "dtype"))
+
+
+cdef inline bint read_fields(PyObject* descriptor, PyObject** fields) except -1:
+    """The attributes, borrowed, most often in the order in which __init__ sets them."""
+    cdef PyObject* attributes = PyObject_GenericGetDict(descriptor, NULL)
+    cdef Py_ssize_t i, position = 0, count = tuple_size(<PyObject*>state.descriptor_fields)
+    cdef PyObject* name
+    cdef bint found = True
+    lowlat_release(attributes)  # the descriptor keeps it
+    fields[5] = Py_False
+    for i in range(count):
+        if (not PyDict_Next(<object>attributes, &position, &name, &fields[i])
+                or name != tuple_items(<PyObject*>state.descriptor_fields)[i]):
+            found = False
+            break
+    if not found:
+        for i in range(count):
+            fields[i] = PyDict_GetItemWithError(<object>attributes, <object>tuple_items(
+                <PyObject*>state.descriptor_fields)[i])
+            if fields[i] == NULL:
+                return False
+    return True
+
+
+cdef inline Py_ssize_t count_of(PyObject* sequence):
+    """How many items a tuple (torch.Size included) or list has; -1 of anything else."""
+    if is_list(sequence):
+        return list_size(sequence)
+    if is_tuple(sequence) or (is_any_tuple(sequence) and is_plain_tuple(type_of(sequence))):
+        return tuple_size(sequence)
+    return -1
+
+
+cdef inline bint is_plain_tuple(PyTypeObject* kind):
+    """Whether a class derived from tuple is torch.Size or the like: written in C, iterated as a tuple."""
+    return ((<PyTypeObjectFields*>kind).tp_iter == (<PyTypeObjectFields*>&PyTuple_Type).tp_iter
+            and not (<PyTypeObjectFields*>kind).tp_flags & Py_TPFLAGS_HEAPTYPE)
+
+
+cdef inline bint read_ints(PyObject* sequence, Py_ssize_t rank, uint64_t* words) except -1:
+    cdef PyObject* const* items
+    cdef Py_ssize_t i
+    cdef int64_t number
+    cdef int overflow = 0
+    if count_of(sequence) != rank:
+        return False
+    items = tuple_items(sequence)
+    if is_list(sequence):
+        items = <PyObject* const*>(<PyListObject*>sequence).ob_item
+    for i in range(rank):
+        if type_of(items[i]) != &PyLong_Type:
+            return False  # Triton knows what to do with a bool, say
+        if not lowlat_compact_int(items[i], &number):
+            number = PyLong_AsLongLongAndOverflow(<object>items[i], &overflow)
+            if overflow != 0:
+                return False
+        words[i] = <uint64_t>number
+    return True
+
+
+cdef inline bint all_in_32_bits(const uint64_t* words, Py_ssize_t count):
+    cdef Py_ssize_t i
+    for i in range(count):
+        if not INT32_MIN <= <int64_t>words[i] <= INT32_MAX:
+            return False
+    return True
+
+
+cdef str ZERO_PADDING = sys.intern("zero")
 
 
 cdef int specialize_wrapper(dict strings, const Parameter* parameter, PyObject* argument, int device, uint8_t* tag,
@@ -1524,10 +1682,107 @@ cdef bint long_block(PyObject* item, int64_t* number) except -1:
     return overflow == 0 and INT32_MIN <= number[0] <= INT32_MAX
 
 
+# ---- tensor maps --------------------------------------------------------------------------------------------------
+
+cdef CUresult launch_with_descriptors(Plan borrowed, PyObject* compiled, const int32_t* blocks, void* stream,
+                                      uint64_t* payload) except? -1:
+    """The driver route of a kernel with tensor maps.  `compiled` is the caller's reference, given up if this raises."""
+    cdef Plan plan = borrowed  # held: encoding may let other code run
+    try:
+        return launch_with_tensor_maps(plan, blocks, stream, payload)
+    except BaseException:
+        lowlat_release(compiled)
+        raise
+
+
+cdef CUresult launch_with_tensor_maps(Plan plan, const int32_t* blocks, void* stream,
+                                      uint64_t* payload) except? -1:
+    """Tensor maps are copied to this thread's stack, aligned as the driver asks: to 64 bytes, or 128 in CUDA 13.  They
+    are encoded first of all, and for an empty grid, too, as Triton does."""
+    cdef uint8_t* maps = NULL
+    cdef Py_ssize_t i
+    if plan.map_count != 0:
+        maps = <uint8_t*>alloca((plan.map_count + 1) * TENSOR_MAP_BYTES)
+        maps = <uint8_t*>((<uint64_t>maps + TENSOR_MAP_BYTES - 1) & ~<uint64_t>(TENSOR_MAP_BYTES - 1))
+        for i in range(plan.map_count):
+            memcpy(maps + i * TENSOR_MAP_BYTES, tensor_map(plan, i, payload + plan.maps[i].place), TENSOR_MAP_BYTES)
+    return launch_with_driver(plan, blocks, stream, payload, maps)
+
+
+cdef inline const uint8_t* tensor_map(Plan plan, Py_ssize_t which, const uint64_t* key) except NULL:
+    """The encoded descriptor, the plan's until other code runs.  By value: whatever goes into it is in `key`, but for
+    the block shape and dtype, of which the plan is."""
+    cdef TensorMaps* maps = &plan.maps[which]
+    cdef Py_ssize_t index
+    if maps.count != 0 and memcmp(maps.entries[maps.last].key, key, maps.size) == 0:
+        return maps.entries[maps.last].bytes
+    if maps.count != 0:
+        index = place_of(maps, key)
+        if maps.entries[index].known:
+            maps.last = index
+            return maps.entries[index].bytes
+    return encode(plan, which, key)
+
+
+cdef Py_ssize_t place_of(const TensorMaps* maps, const uint64_t* key):
+    """Where the tensor map of `key` is, or could be put."""
+    cdef uint64_t mixed = 0
+    cdef Py_ssize_t i
+    for i in range(maps.size // <Py_ssize_t>sizeof(uint64_t)):
+        mixed = (mixed ^ key[i]) * <uint64_t>0x9E3779B97F4A7C15
+        mixed ^= mixed >> 32
+    i = <Py_ssize_t>(mixed & (maps.capacity - 1))
+    while maps.entries[i].known and memcmp(maps.entries[i].key, key, maps.size) != 0:
+        i = (i + 1) & (maps.capacity - 1)
+    return i
+
+
+cdef const uint8_t* encode(Plan plan, Py_ssize_t which, const uint64_t* key) except NULL:
+    """By Triton's own encoder, which raises Triton's own errors."""
+    cdef TensorMaps* maps = &plan.maps[which]
+    cdef Py_ssize_t i, rank = (maps.size // <Py_ssize_t>sizeof(uint64_t) - 3) // 2
+    swizzle, element_size, element_type, rounded_type, block_size, fp4_padded = plan.encodings[which]
+    shape = [<int64_t>key[3 + i] for i in range(rank)]
+    strides = [<int64_t>key[3 + rank + i] for i in range(rank)]
+    if fp4_padded:
+        shape[rank - 1] *= 2
+    encoded = plan.encode(key[0], swizzle, element_size, rounded_type if key[2] else element_type, block_size, shape,
+                          strides, <int>key[1])
+    if 2 * (maps.count + 1) > maps.capacity:
+        make_room(maps)
+    i = place_of(maps, key)
+    memcpy(maps.entries[i].key, key, maps.size)
+    memcpy(maps.entries[i].bytes, <char*><PyObject*>encoded + plan.map_offset, TENSOR_MAP_BYTES)
+    maps.count += not maps.entries[i].known
+    maps.entries[i].known = True
+    maps.last = i
+    return maps.entries[i].bytes
+
+
+cdef int make_room(TensorMaps* maps) except -1:
+    cdef TensorMaps larger = maps[0]
+    cdef Py_ssize_t i
+    larger.capacity = max(2 * maps.capacity, 4)
+    if larger.capacity > 2 * MAX_TENSOR_MAPS:
+        memset(maps.entries, 0, maps.capacity * sizeof(TensorMap))
+        maps.count = 0
+        return 0
+    larger.entries = <TensorMap*>calloc(larger.capacity, sizeof(TensorMap))
+    if larger.entries == NULL:
+        raise MemoryError()
+    for i in range(maps.capacity):
+        if maps.entries[i].known:
+            larger.entries[place_of(&larger, maps.entries[i].key)] = maps.entries[i]
+    free(maps.entries)
+    maps[0] = larger
+    return 0
+
+
 # ---- routes -------------------------------------------------------------------------------------------------------
 
-cdef CUresult launch_with_driver(Plan plan, const int32_t* blocks, void* stream, uint64_t* payload) except? -1:
-    """The driver route: Triton's own launch configuration, the parameters where `payload` has them.
+cdef CUresult launch_with_driver(Plan plan, const int32_t* blocks, void* stream, uint64_t* payload,
+                                 uint8_t* maps) except? -1:
+    """The driver route: Triton's own launch configuration, the parameters where `payload` and `maps` have them.
 
     Everything the driver reads while the GIL is released is on this thread's stack: another thread may drop the plan.
     The two scratch pointers are part of every kernel's signature; this route is for kernels that use none.
@@ -1543,6 +1798,9 @@ cdef CUresult launch_with_driver(Plan plan, const int32_t* blocks, void* stream,
         return 0  # Triton multiplies in 32 bits and launches nothing unless the product is positive
     for i in range(count):
         parameters[i] = &payload[plan.slots[i]]
+    if maps != NULL:
+        for i in range(plan.map_count):
+            parameters[plan.maps[i].parameter] = maps + i * TENSOR_MAP_BYTES
     parameters[count] = &scratch
     parameters[count + 1] = &scratch
     config.grid[0] = <uint32_t>blocks[0] * plan.clusters
@@ -2139,9 +2397,20 @@ cdef int key_fingerprint(Tuner tuner, TunerShape shape, PyObject* const* args, u
                 or argument == Py_None or kind == state.torch_dtype_type or kind == state.triton_dtype_type):
             tags[i] = 0  # these have no `dtype`
             shape.untyped[i] = kind
+        elif kind == state.descriptor_type and has_no_dtype(argument):
+            tags[i] = 0
         else:
             return ARGUMENT
     return OK
+
+
+cdef bint has_no_dtype(PyObject* descriptor) except -1:
+    """A TensorDescriptor has none, unless somebody gave it one."""
+    if not descriptors_are_plain():
+        return False
+    cdef PyObject* attributes = PyObject_GenericGetDict(descriptor, NULL)
+    lowlat_release(attributes)  # the descriptor keeps it
+    return PyDict_GetItemWithError(<object>attributes, "dtype") == NULL
 
 
 cdef bint dtype_with_python(object argument, int32_t* dtype) except -1:
@@ -2561,7 +2830,7 @@ cdef class Plan:
                  uint64_t function=0, uint32_t threads=0, uint32_t clusters=1, uint32_t shared=0, tuple slots=(),
                  bint pdl=False, bint cooperative=False, bint oversized_shared=False, object launcher=None,
                  object launch=None, bint flat_arguments=False, object packed_metadata=None, object annotations=None,
-                 object signature=None):
+                 object signature=None, tuple maps=(), object encode=None, Py_ssize_t map_offset=0):
         import weakref
 
         self.route_ = {name: number for number, name in ROUTE_NAMES.items()}[route]
@@ -2587,6 +2856,18 @@ cdef class Plan:
             raise MemoryError()
         for i, slot in enumerate(slots):
             self.slots[i] = slot
+        # Per tensor map: which parameter it is, where its descriptor is in the payload, the rank, and what to encode.
+        self.maps = <TensorMaps*>calloc(len(maps) + 1, sizeof(TensorMaps))
+        if self.maps == NULL:
+            raise MemoryError()
+        self.map_count = len(maps)
+        self.encodings = tuple([encoding for _, _, _, encoding in maps])
+        self.encode = encode
+        self.map_offset = map_offset
+        for i, (parameter, place, rank, _) in enumerate(maps):
+            self.maps[i].parameter = parameter
+            self.maps[i].place = place
+            self.maps[i].size = (3 + 2 * <Py_ssize_t>rank) * <Py_ssize_t>sizeof(uint64_t)
         # In Triton's order (launch in its driver.c): shared-memory mode (3.8+), PDL, cooperative, cluster.
         if oversized_shared:
             self.add_attribute(CU_LAUNCH_ATTRIBUTE_SHARED_MEMORY_MODE,
@@ -2612,7 +2893,12 @@ cdef class Plan:
         return 0
 
     def __dealloc__(self):
+        cdef Py_ssize_t i
         free(self.slots)
+        if self.maps != NULL:
+            for i in range(self.map_count):
+                free(self.maps[i].entries)
+            free(self.maps)
 
     @property
     def route(self):
@@ -2928,7 +3214,7 @@ cdef class Heuristic(Outer):
 
 def configure(*, watch_state, read_state, patched_getitem, describe, run_with_triton, launch_with_triton,
               finish_with_triton, kernel_type, constexpr_type, immutable_types, triton_dtype_type, wrapper_type,
-              kernel_types):
+              kernel_types, descriptor_type, descriptor_fields):
     """Called once by lowlat.jit with everything of Triton's that the hot path needs."""
     state.watch_state = watch_state
     state.read_state = read_state
@@ -2948,7 +3234,9 @@ def configure(*, watch_state, read_state, patched_getitem, describe, run_with_tr
     state.enum_type = type(enum.Enum)
     state.enum_hash = enum.Enum.__hash__
     state.object_eq = object.__eq__
-    state.classes += [kernel_type, triton_dtype_type, wrapper_type]
+    state.descriptor_type = <PyTypeObject*>descriptor_type
+    state.descriptor_fields = descriptor_fields
+    state.classes += [kernel_type, triton_dtype_type, wrapper_type, descriptor_type]
     state.stale = True
 
 

@@ -10,8 +10,10 @@ name, and then everything is handed to Triton (see `unknown`).
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Iterable
+from types import BuiltinFunctionType
 from typing import Any
 
 import triton
@@ -21,6 +23,7 @@ from triton.knobs import HookChain
 from triton.language.core import constexpr, dtype
 from triton.runtime import jit as triton_jit
 from triton.runtime.autotuner import Autotuner, Config, Heuristics
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from . import _fast
 
@@ -41,6 +44,8 @@ _driver_config = triton_jit.driver
 
 VERSION = tuple(int(part) for part in triton.__version__.split("+")[0].split(".")[:2] if part.isdigit())
 KNOWN_VERSIONS = ((3, 6), (3, 9))
+DESCRIPTOR_FIELDS = ("base", "shape", "strides", "block_shape", "padding",
+                     *["round_f32_to_tf32"] * (VERSION >= (3, 7)))
 
 # Read at every launch by Triton 3.9, straight from the environment.
 _FPSAN_VARIABLE = "TRITON_FPSAN_HOMOMORPHIC_CASTS"
@@ -61,6 +66,8 @@ def unknown() -> str | None:
     for owner, name, original in _ORIGINALS:
         if original is None:
             return f"Triton {triton.__version__} has no {owner.__name__}.{name}"
+    if tuple(getattr(TensorDescriptor, "__dataclass_fields__", ())) != DESCRIPTOR_FIELDS:
+        return f"Triton {triton.__version__} has another TensorDescriptor"
     for holder, name in ((_driver_config, "_active"), (knobs.compilation, "instrumentation_mode"),
                          (knobs.runtime, "debug"), (knobs.runtime, "launch_enter_hook"),
                          (knobs.runtime, "launch_exit_hook")):
@@ -365,8 +372,8 @@ def _kind_of(parameter: Any) -> tuple[str, int, bool]:
 
 # ---- a compiled kernel as a plan -----------------------------------------------------------------------------------
 
-# Types whose parameter bytes are the low bytes of lowlat's payload word.
-_PACKED_TYPES = {"i8", "i16", "i32", "i64", "u1", "u8", "u16", "u32", "u64", "fp32", "fp64", "bf16"}
+# Types whose parameter bytes are the low bytes of lowlat's payload word; the i1 is a descriptor's.
+_PACKED_TYPES = {"i1", "i8", "i16", "i32", "i64", "u1", "u8", "u16", "u32", "u64", "fp32", "fp64", "bf16"}
 _OVERSIZED_SHARED = 228 * 1024
 
 
@@ -382,12 +389,13 @@ def plan_of(kernel: Any, compiled: Any, device: int) -> Any:
         return _fast.Plan("triton", reason="launcher")
     if list(compiled.src.signature) != [parameter.name for parameter in kernel.params]:
         return _fast.Plan("triton", reason="launcher")
-    slots, types = _slots_of(compiled.src.signature.values())
-    if any(type_.startswith(("tensordesc", "nvTmaDesc")) for type_ in types):
-        return _fast.Plan("triton", reason="launcher")
+    encodings = _encodings_of(getattr(compiled.metadata, "tensordesc_meta", None))
+    slots, types, maps = _slots_of(compiled.src.signature.values(), encodings)
+    encode, map_offset = _encoder() if maps else (None, 0)
     scratch = launcher.global_scratch_size > 0 or launcher.profile_scratch_size > 0
     sanitized = getattr(launcher, "gsan_enabled", False)
-    packed = all(type_.startswith("*") or type_ in _PACKED_TYPES for type_ in types)
+    packed = (all(type_.startswith("*") or type_ in _PACKED_TYPES for type_ in types)
+              and len(maps) == len(encodings) and (not maps or encode is not None))
     if scratch or sanitized:
         route = "launcher"
     elif packed and kernel.route != "wrapper":
@@ -414,16 +422,26 @@ def plan_of(kernel: Any, compiled: Any, device: int) -> Any:
         packed_metadata=compiled.packed_metadata,
         annotations=getattr(launcher, "arg_annotations", None),
         signature=getattr(launcher, "kernel_signature", None),
+        maps=maps,
+        encode=encode,
+        map_offset=map_offset,
     )
 
 
-def _slots_of(signature: Iterable[Any]) -> tuple[tuple[int, ...], list[str]]:
-    """Where `specialize` puts what is passed to the kernel, and the types of that: an argument at its own place, the
-    items of tuples one after the other behind all arguments."""
+def _slots_of(signature: Iterable[Any],
+              encodings: list[Any]) -> tuple[tuple[int, ...], list[str], tuple[tuple[int, int, int, Any], ...]]:
+    """Where `specialize` puts what is passed to the kernel, the types of that, and which of it are tensor maps: an
+    argument at its own place, and behind all arguments, one after the other, the items of tuples and what is in
+    descriptors (three words, shape, strides)."""
     slots: list[int] = []
     types: list[str] = []
+    maps: list[tuple[int, int, int, Any]] = []
     arguments = list(signature)
     behind = len(arguments)
+
+    def add(type_: str, *places: int) -> None:
+        slots.extend(places)
+        types.extend(len(places) * [type_])
 
     def visit(type_: Any, place: int) -> None:
         nonlocal behind
@@ -433,13 +451,56 @@ def _slots_of(signature: Iterable[Any]) -> tuple[tuple[int, ...], list[str]]:
                 if not isinstance(item, tuple):
                     behind += 1
                 visit(item, here)
+        elif descriptor := _DESCRIPTOR.fullmatch(type_):
+            rank, here = descriptor[2].count(",") + 1, behind
+            behind += 3 + 2 * rank
+            shape, strides = range(here + 3, here + 3 + rank), range(here + 3 + rank, here + 3 + 2 * rank)
+            if encodings:
+                encoding = encodings[len(maps)] if len(maps) < len(encodings) else None
+                maps.append((len(slots), here, rank, encoding))
+                add("nvTmaDesc" if encoding is None else "i64", here)
+            else:
+                add("*" + descriptor[1], here)
+                add("i64", *shape, *strides)
+                add("i1", here + 1, *[here + 2] * (VERSION >= (3, 7)))
+            add("i32", *shape)
+            add("i64", *strides)
         elif type_ != "constexpr":
-            slots.append(place)
-            types.append(type_)
+            add(type_, place)
 
     for i, type_ in enumerate(arguments):
         visit(type_, i)
-    return tuple(slots), types
+    return tuple(slots), types, tuple(maps)
+
+
+# ---- tensor descriptors --------------------------------------------------------------------------------------------
+
+_DESCRIPTOR = re.compile(r"tensordesc<([^[>]*)\[([^]]*)\]>")
+
+
+def _encodings_of(metadata: Any) -> list[Any]:
+    """What goes into each tensor map besides the descriptor's contents (make_tensordesc_arg in Triton's driver.py):
+    swizzle, element size, element type, that for rounded float32, block size, whether two fp4 are one element; None
+    where lowlat does not know the kind."""
+    driver = sys.modules["triton.backends.nvidia.driver"]
+    host_types = driver.TMA_DTYPE_DEVICE_TO_HOST
+    rounded = host_types.get(getattr(driver, "TMA_TF32", None))
+    # Triton 3.6 also passes the kernel another shape then.
+    return [None if entry.get("is_im2col") or (entry["fp4_padded"] and VERSION < (3, 7))
+            else (entry["swizzle"], entry["elem_size"], host_types[entry["elem_type"]], rounded, entry["block_size"],
+                  entry["fp4_padded"])
+            for entry in metadata or ()]
+
+
+def _encoder() -> tuple[Any, int]:
+    """Triton's function that encodes a tensor map, and where the 128 bytes are in the object it returns: at its end.
+    None where it is not the one that lowlat knows."""
+    utils = _driver_config.active.utils
+    encode = getattr(utils, "fill_tma_descriptor" if VERSION < (3, 7) else "fill_tma_descriptor_tiled", None)
+    size = getattr(sys.modules["triton.backends.nvidia.driver"].PyCUtensorMap, "__basicsize__", 0)
+    if type(encode) is not BuiltinFunctionType or size not in (192, 256):
+        return None, 0
+    return encode, size - 128
 
 
 def _key_of(kernel: Any, compiled: Any, device: int) -> str | None:

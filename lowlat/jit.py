@@ -110,6 +110,8 @@ _fast.configure(
     triton_dtype_type=_triton.dtype_type,
     wrapper_type=_triton.TensorWrapper,
     kernel_types=(JITFunction, *_triton.kernel_types),
+    descriptor_type=_triton.TensorDescriptor,
+    descriptor_fields=_triton.DESCRIPTOR_FIELDS,
 )
 _torch.attach()
 os.register_at_fork(after_in_child=_fast.after_fork)

@@ -23,6 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from triton import knobs
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction as TritonJITFunction
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 import lowlat
 from lowlat import null
@@ -147,6 +148,16 @@ if torch is not None:
         aligned().as_subclass(Tensor), unaligned().as_subclass(Tensor), aligned(dtype=torch.int8).as_subclass(Tensor),
         (unaligned().as_subclass(Tensor), 2), (torch.nn.Parameter(unaligned()), 2),
     ]
+    square = torch.zeros(64, 64)
+    DESCRIPTORS = [TensorDescriptor(base, shape, strides, block, padding)
+                   for base, shape, strides, block, padding in (
+                       (square, [64, 64], [64, 1], [16, 16], "zero"), (square, [64, 64], [64, 1], [16, 32], "zero"),
+                       (square, [32, 64], [64, 1], [16, 16], "zero"), (square, [64, 64], [128, 1], [16, 16], "zero"),
+                       (square, [64, 64], [64, 1], (16, 16), "nan"), (square, [64], [1], [16], "zero"),
+                       (torch.zeros(64, 64), [64, 64], [64, 1], [16, 16], "zero"),
+                       (square.half(), [64, 64], [64, 1], [16, 16], "zero"),
+                       (square, [1, 1], [64, 1], [16, 16], "zero"))]
+    CONTENTS += [*DESCRIPTORS, *DESCRIPTORS, (DESCRIPTORS[0], 2), (DESCRIPTORS[1], 2)]
     CONSTANTS += [np.int64(3), np.int32(3), np.float64(0.5), torch.Size((1, 2)), torch.Size((2, 1)),
                   (torch.float16, )]
 ANNOTATED = {

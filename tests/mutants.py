@@ -33,6 +33,7 @@ TIMEOUT = 180  # seconds for the tests of one mutant; the slowest take ten
 
 CONDITIONS = {
     "": lambda triton: True,
+    "Triton 3.6": lambda triton: triton < (3, 7),
     "Triton 3.7": lambda triton: triton >= (3, 7),
     "Triton 3.8": lambda triton: triton >= (3, 8),
     "Triton 3.9": lambda triton: triton >= (3, 9),
@@ -75,6 +76,11 @@ def tuned(*names):
 def arguments(*names):
     """The node ids of tests of arguments with contents."""
     return tuple(f"test_arguments.py::test_{name}" for name in names)
+
+
+def described(*names):
+    """The node ids of tests of descriptors."""
+    return tuple(f"test_descriptors.py::test_{name}" for name in names)
 
 
 EDGE_CASES = (TESTS / "test_edge_cases.py").read_text()
@@ -377,8 +383,8 @@ MUTANTS = [
            "        plan.keepalive = tuple(keepalive)\n", "        plan.keepalive = (*keepalive, result)\n", edge(52)),
     Mutant("a kernel is not held during its launch", FAST,
            "        lowlat_hold(compiled)\n        launch_over_callable(kernel, <Plan>plan, compiled, grid, stream, "
-           "arguments, payload)\n",
-           "        launch_over_callable(kernel, <Plan>plan, compiled, grid, stream, arguments, payload)\n"
+           "arguments, payload, &tail)\n",
+           "        launch_over_callable(kernel, <Plan>plan, compiled, grid, stream, arguments, payload, &tail)\n"
            "        lowlat_hold(compiled)\n", edge(52)),
     Mutant("a torch function mode is ignored", FAST,
            "                if function_mode_enabled():\n                    return TORCH_FUNCTION_MODE\n"
@@ -499,7 +505,7 @@ MUTANTS = [
            "(tag == 0 or tag != lowlat_dict_tag(bound)) and not still_bound(kernel, bound, arguments)", "False",
            edge(55)),
     Mutant("a tensor that a grid callable moves is passed as it was", FAST,
-           "        elif not read_addresses(kernel, plan.device, arguments, payload):\n", "        elif False:\n",
+           "        elif not read_addresses(kernel, plan.device, arguments, payload, tail):\n", "        elif False:\n",
            edge(62)),
     Mutant("all grid callables get one dict", FAST,
            "cdef dict bound = PyDict_Copy(kernel.template)  # cheaper than growing a new one",
@@ -516,7 +522,7 @@ MUTANTS = [
            "    if kind != &PyLong_Type:\n        return ANNOTATION\n", edge(59)),
     Mutant("bf16 is rounded", FAST, "return half >> 16 if bits == 16 else half",
            "return (half + 0x8000) >> 16 if bits == 16 else half", edge(60)),
-    Mutant("fp16 is passed as fp32", TRITON, '_PACKED_TYPES = {"i8", ', '_PACKED_TYPES = {"fp16", "i8", ', edge(60)),
+    Mutant("fp16 is passed as fp32", TRITON, '_PACKED_TYPES = {"i1", ', '_PACKED_TYPES = {"fp16", "i1", ', edge(60)),
     Mutant("-0.0 is 0.0", FAST, "    single = <float>number\n", "    single = <float>(number + 0.0)\n", edge(60)),
     Mutant("infinity stops at the largest float", FAST, "    single = <float>number\n",
            "    single = <float>max(min(number, 3.4028234663852886e38), -3.4028234663852886e38)\n", edge(60)),
@@ -594,8 +600,8 @@ MUTANTS = [
            "                value.tag = TAG_VALUE_OBJECT\n                value.word = <uint64_t>argument\n",
            tuned("unhashable_keys", "keys_of_other_types_are_tritons_to_compare")),
     Mutant("whatever is no tensor has no dtype", FAST,
-           "            shape.untyped[i] = kind\n        else:\n            return ARGUMENT\n",
-           "            shape.untyped[i] = kind\n        else:\n            tags[i] = 0\n",
+           "has_no_dtype(argument):\n            tags[i] = 0\n        else:\n            return ARGUMENT\n",
+           "has_no_dtype(argument):\n            tags[i] = 0\n        else:\n            tags[i] = 0\n",
            tuned("other_arguments_with_a_dtype")),
     Mutant("a torch function mode is ignored by tuners", FAST,
            "                    return TORCH_FUNCTION_MODE\n                modes_checked = True\n"
@@ -681,6 +687,92 @@ MUTANTS = [
     Mutant("a tuner's choices grow without bound", FAST,
            "    if len(shape.choices) >= MAX_PLANS or len(tuner.strings) >= MAX_PLANS:\n        drop",
            "    if False:\n        drop", tuned("keys_are_bounded")),
+
+    # ---- tensor descriptors -----------------------------------------------------------------------------------------
+    Mutant("a tensor map is known by its address", FAST,
+           "memcmp(maps.entries[maps.last].key, key, maps.size)", "memcmp(maps.entries[maps.last].key, key, 8)",
+           described("everything_about_one_descriptor_changes")),
+    Mutant("older tensor maps are known by their address", FAST,
+           "memcmp(maps.entries[i].key, key, maps.size)", "memcmp(maps.entries[i].key, key, 8)",
+           described("everything_about_one_descriptor_changes")),
+    Mutant("the last tensor map is the one", FAST,
+           "    if maps.count != 0 and memcmp(maps.entries[maps.last].key, key, maps.size) == 0:\n",
+           "    if maps.count != 0:\n", described("contents_change_in_place")),
+    Mutant("tensor maps are not kept", FAST,
+           "    maps.count += not maps.entries[i].known\n", "    maps.count = 0\n",
+           described("an_unchanged_descriptor_is_encoded_once")),
+    Mutant("tensor maps are kept without end", FAST,
+           "    if larger.capacity > 2 * MAX_TENSOR_MAPS:\n", "    if False:\n",
+           described("many_descriptors_and_no_more")),
+    Mutant("tensor maps are lost when there are more", FAST,
+           "        if maps.entries[i].known:\n            larger.entries",
+           "        if False:\n            larger.entries",
+           described("many_descriptors_and_no_more")),
+    Mutant("block shape is not in the key", FAST,
+           "read_ints(fields[3], rank, words + 1)", "read_ints(fields[3], rank, payload + 3)",
+           described("contents_change_in_place"),
+           also=(("    words[0] = (base_tag & ~(TAG_SMALL | 1)) | rank << 8\n",
+                  "    words[0] = (base_tag & ~(TAG_SMALL | 1)) | rank << 8\n    memset(words + 1, 0, rank * 8)\n"), )),
+    Mutant("dtype of a descriptor is not in the key", FAST,
+           "    words[0] = (base_tag & ~(TAG_SMALL | 1)) | rank << 8\n", "    words[0] = rank << 8\n",
+           described("everything_about_one_descriptor_changes")),
+    Mutant("alignment of a descriptor is in the key", FAST, "(base_tag & ~(TAG_SMALL | 1))", "base_tag",
+           described("what_the_driver_refuses")),
+    Mutant("padding is that of the first call", FAST,
+           '    payload[1] = fields[4] != <PyObject*>ZERO_PADDING and compare_text(fields[4], "nan") == 0\n',
+           "    payload[1] = 0\n", described("everything_about_one_descriptor_changes")),
+    Mutant("padding is known by its id", FAST,
+           '    payload[1] = fields[4] != <PyObject*>ZERO_PADDING and compare_text(fields[4], "nan") == 0\n',
+           "    payload[1] = fields[4] != <PyObject*>ZERO_PADDING\n",
+           described("everything_about_one_descriptor_changes")),
+    Mutant("float32 is never rounded", FAST, "rounded_type if key[2] else element_type", "element_type",
+           described("everything_about_one_descriptor_changes"), needs="Triton 3.7"),
+    Mutant("shape is taken for strides", FAST,
+           "read_ints(fields[2], rank, payload + 3 + rank)", "read_ints(fields[1], rank, payload + 3 + rank)",
+           described("everything_about_one_descriptor_changes")),
+    Mutant("the last stride may be any", FAST,
+           "if <int64_t>payload[2 + 2 * rank] != 1 or not all_in_32_bits", "if not all_in_32_bits",
+           described("attributes_of_other_kinds")),
+    Mutant("shapes are cut to 32 bits", FAST,
+           "if <int64_t>payload[2 + 2 * rank] != 1 or not all_in_32_bits(payload + 3, rank):",
+           "if <int64_t>payload[2 + 2 * rank] != 1:", described("attributes_of_other_kinds")),
+    Mutant("subclasses of descriptors are descriptors", FAST,
+           "    if kind == state.descriptor_type:\n        return specialize_descriptor",
+           "    if isinstance(<object>argument, <object><PyObject*>state.descriptor_type):\n"
+           "        return specialize_descriptor", described("subclasses", "a_subclass_that_computes")),
+    Mutant("the class of descriptors stays as it is", FAST,
+           "    if not descriptors_are_plain() or not read_fields(argument, fields):\n",
+           "    if not read_fields(argument, fields):\n", described("a_class_that_is_changed")),
+    Mutant("attributes are in the order of __init__", FAST,
+           "                or name != tuple_items(<PyObject*>state.descriptor_fields)[i]):\n", "):\n",
+           described("attributes_in_another_order_and_further_ones")),
+    Mutant("an empty grid encodes nothing", FAST,
+           "    if plan.map_count != 0:\n        maps =",
+           "    if plan.map_count != 0 and blocks[0] > 0:\n        maps =", described("encoding_fails")),
+    Mutant("a kernel stays held when encoding fails", FAST,
+           "        return launch_with_tensor_maps(plan, blocks, stream, payload)\n"
+           "    except BaseException:\n        lowlat_release(compiled)\n",
+           "        return launch_with_tensor_maps(plan, blocks, stream, payload)\n    except BaseException:\n",
+           described("errors_leave_no_kernel_behind")),
+    Mutant("tensor maps are not aligned", FAST,
+           "~<uint64_t>(TENSOR_MAP_BYTES - 1))", "~<uint64_t>(TENSOR_MAP_BYTES - 1)) + 8",
+           described("ranks")),
+    Mutant("what a grid callable does to a descriptor comes too late", FAST,
+           "        elif (tail.words_used != 0 and kernel.parameters[i].kind == KIND_PLAIN and",
+           "        elif (False and kernel.parameters[i].kind == KIND_PLAIN and",
+           described("a_grid_that_changes_the_descriptor", "a_grid_that_moves_what_is_in_a_tuple"),
+           also=(("    return now.words_used == tail.words_used and memcmp(words, tail.words, now.words_used * "
+                  "sizeof(uint64_t)) == 0\n", "    return True\n"), )),
+    Mutant("strides come before shapes", TRITON,
+           'add("i64", *shape, *strides)', 'add("i64", *strides, *shape)', described("without_tensor_maps")),
+    Mutant("rounding is passed in all versions", TRITON,
+           "*[here + 2] * (VERSION >= (3, 7))", "here + 2", described("without_tensor_maps"),
+           needs="Triton 3.6"),
+    Mutant("tensor maps of Triton's device types", TRITON, "host_types[entry[\"elem_type\"]]", 'entry["elem_type"]',
+           described("dtypes")),
+    Mutant("a descriptor with a dtype of its own has none for the tuner", FAST,
+           '    return PyDict_GetItemWithError(<object>attributes, "dtype") == NULL\n', "    return True\n",
+           described("tuned_without_hooks")),
 ]
 
 

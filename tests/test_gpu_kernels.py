@@ -1,7 +1,10 @@
-"""On a GPU: a tuned matmul and fused attention, forward and backward, as people write them, under triton's decorators
-and under lowlat's.  Results are compared with PyTorch and, given the same configurations, bit by bit with triton's."""
+"""On a GPU: a tuned matmul, fused attention, forward and backward, and kernels over tensor descriptors, as people write
+them, under triton's decorators and under lowlat's.  Results are compared with PyTorch and, given the same
+configurations, bit by bit with triton's."""
 
+import gc
 import math
+import re
 
 import pytest
 
@@ -9,6 +12,7 @@ torch = pytest.importorskip("torch", reason="needs torch")
 
 import triton
 import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 import lowlat
 
@@ -295,3 +299,175 @@ def test_fused_attention_forward_and_backward(causal, dim):
                 if turn:
                     assert torch.equal(result, other)
     assert [kernel.exits for kernel in ours.all()] == exits, "went to Triton"
+
+
+# ---- tensor descriptors ---------------------------------------------------------------------------------------------
+
+
+def matmul_by_descriptors(a, b, c, M, N, K, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):
+    """c = a @ b.T, by tensor maps where the GPU has them."""
+    row, column = tl.program_id(0) * BLOCK_M, tl.program_id(1) * BLOCK_N
+    total = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    for start in range(0, K, BLOCK_K):
+        total = tl.dot(a.load([row, start]), b.load([column, start]).T, total)
+    c.store([row, column], total.to(c.dtype))
+
+
+def read_block(d, out, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """One block of a descriptor, what is beyond its shape included."""
+    row = tl.program_id(0) * ROWS
+    places = (row + tl.arange(0, ROWS))[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    tl.store(out + places, d.load([row, 0]))
+
+
+def set_block_shapes(nargs):
+    nargs["a"].block_shape = [nargs["BLOCK_M"], nargs["BLOCK_K"]]
+    nargs["b"].block_shape = [nargs["BLOCK_N"], nargs["BLOCK_K"]]
+    nargs["c"].block_shape = [nargs["BLOCK_M"], nargs["BLOCK_N"]]
+
+
+def grid_of_matmul(meta):
+    return triton.cdiv(meta["M"], meta["BLOCK_M"]), triton.cdiv(meta["N"], meta["BLOCK_N"])
+
+
+def random_matrices(M, N, K, dtype=torch.float16):
+    torch.manual_seed(M + N + K)
+    return [torch.randn(size, device="cuda", dtype=dtype) for size in ((M, K), (N, K), (M, N))]
+
+
+def same_bytes(one, other):
+    return torch.equal(one.view(torch.uint8), other.view(torch.uint8))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_matmul_by_descriptors(dtype):
+    """Made anew for each call, over new memory, and of many shapes: one kernel, and triton's bits."""
+    ours, theirs = lowlat.jit(matmul_by_descriptors), triton.jit(matmul_by_descriptors)
+    blocks = {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32}
+    kept = []
+    for turn in range(3):
+        for M, N, K in ((512, 512, 512), (256, 128, 64), (312, 504, 200), (64, 64, 32), (512, 512, 512)):
+            a, b, c = random_matrices(M, N, K, dtype)
+            results = []
+            for kernel in (theirs, ours):
+                c.zero_()
+                descriptors = [TensorDescriptor.from_tensor(tensor, block)
+                               for tensor, block in ((a, [64, 32]), (b, [64, 32]), (c, [64, 64]))]
+                kernel[grid_of_matmul](*descriptors, M, N, K, **blocks)
+                results.append(c.clone())
+            assert torch.equal(*results)
+            torch.testing.assert_close(c.double(), a.double() @ b.double().T, rtol=2e-2, atol=2e-2 * math.sqrt(K))
+            kept.append((a, c) if turn == 1 else None)  # so that memory is elsewhere the next time
+        exits = ours.exits if turn == 0 else exits
+    assert ours.exits == exits and len(ours.plans) <= 4 and {plan.route for plan in ours.plans} == {"driver"}
+
+
+def test_one_descriptor_that_changes():
+    """Base, shape, strides, block shape and padding, in place and replaced, between launches of either library."""
+    ours, theirs = lowlat.jit(read_block), triton.jit(read_block)
+    x, y = torch.randn(256, 256, device="cuda"), torch.randn(256, 256, device="cuda")
+    descriptor = TensorDescriptor(x, [256, 256], [256, 1], [32, 64])
+
+    def look():
+        rows, columns = descriptor.block_shape
+        results = []
+        for kernel in (theirs, ours, ours):
+            out = torch.full((2 * rows, columns), -1.0, device="cuda")
+            kernel[(2, )](descriptor, out, ROWS=rows, COLUMNS=columns)
+            results.append(out)
+        assert same_bytes(results[0], results[1]) and same_bytes(results[0], results[2])
+        inside = min(2 * rows, descriptor.shape[0]), min(columns, descriptor.shape[1])
+        expected = descriptor.base.as_strided(inside, descriptor.strides)
+        assert torch.equal(results[1][:inside[0], :inside[1]], expected)
+        return results[1]
+
+    for turn in range(2):
+        descriptor.base = x
+        look()
+        descriptor.base = y
+        look()
+        descriptor.shape[:] = [40, 50]
+        assert (look()[40:] == 0).all()
+        descriptor.padding = "nan"
+        assert look()[40:].isnan().all()
+        descriptor.padding = "zero"
+        descriptor.strides = [512, 1]
+        look()
+        descriptor.block_shape[:] = [64, 32]
+        look()
+        descriptor.block_shape = [32, 64]
+        descriptor.shape, descriptor.strides = [256, 256], (256, 1)
+        y.copy_(torch.randn_like(y))
+        look()
+        exits = ours.exits if turn == 0 else exits
+    assert ours.exits == exits
+
+
+def test_descriptors_set_by_the_configuration():
+    """Made with a dummy block, which a tuned configuration's pre_hook sets."""
+
+    def tuned(library):
+        configs = [library.Config({"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k}, num_warps=4, pre_hook=set_block_shapes)
+                   for m, n, k in ((64, 64, 32), (128, 64, 64), (64, 128, 32))]
+        return library.autotune(configs=configs, key=["M", "N", "K"])(library.jit(matmul_by_descriptors))
+
+    ours, theirs = tuned(lowlat), tuned(triton)
+    for turn in range(3):
+        if turn == 1:
+            take_configurations(ours, theirs)
+        if turn == 2:
+            exits = ours.fn.exits
+        for sizes in ((512, 512, 512), (256, 128, 64), (512, 512, 512)):
+            a, b, c = random_matrices(*sizes)
+            results = []
+            for kernel in (theirs, ours):
+                c.zero_()
+                kernel[grid_of_matmul](*(TensorDescriptor.from_tensor(tensor, [1, 1]) for tensor in (a, b, c)), *sizes)
+                results.append(c.clone())
+            assert turn == 0 or torch.equal(*results)
+            torch.testing.assert_close(c.float(), a.float() @ b.float().T, rtol=2e-2, atol=0.5)
+    assert ours.fn.exits == exits, "went to Triton"
+
+
+def test_descriptors_in_a_graph():
+    """A captured launch keeps its tensor maps, whatever is launched with others later, or its descriptor becomes."""
+    kernel = lowlat.jit(read_block)
+    x, y = torch.randn(64, 64, device="cuda"), torch.randn(64, 64, device="cuda")
+    out, other = torch.zeros(64, 64, device="cuda"), torch.zeros(64, 64, device="cuda")
+    descriptor = TensorDescriptor.from_tensor(x, [32, 64])
+    for tensor in (x, y):
+        descriptor.base = tensor
+        kernel[(2, )](descriptor, other, ROWS=32, COLUMNS=64)
+    descriptor.base = x
+    torch.cuda.synchronize()
+    exits, graph = kernel.exits, torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kernel[(2, )](descriptor, out, ROWS=32, COLUMNS=64)
+    descriptor.base = y
+    kernel[(2, )](descriptor, other, ROWS=32, COLUMNS=64)
+    kernel.forget()
+    gc.collect()
+    x.mul_(2)
+    graph.replay()
+    assert torch.equal(out, x) and torch.equal(other, y) and kernel.exits == exits
+
+
+@pytest.mark.parametrize("name, value", [("base", 1), ("strides", [63, 1]), ("shape", [0, 64])])
+def test_descriptors_that_the_driver_refuses(name, value):
+    if torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("no tensor maps")
+    errors = []
+    for jit in (triton.jit, lowlat.jit):
+        kernel, whole = jit(read_block), torch.randn(65 * 64, device="cuda")
+        descriptor = TensorDescriptor(whole[:4096].view(64, 64), [64, 64], [64, 1], [32, 64])
+        out = torch.zeros(64, 64, device="cuda")
+        kernel[(2, )](descriptor, out, ROWS=32, COLUMNS=64)
+        setattr(descriptor, name, whole[value:4096 + value].view(64, 64) if name == "base" else value)
+        for _ in range(2):
+            with pytest.raises(Exception) as raised:
+                kernel[(2, )](descriptor, out, ROWS=32, COLUMNS=64)
+            errors.append((raised.type, re.sub("0x[0-9a-f]+", "0x", str(raised.value))))
+        descriptor = TensorDescriptor(whole[:4096].view(64, 64), [64, 64], [64, 1], [32, 64])
+        kernel[(2, )](descriptor, out, ROWS=32, COLUMNS=64)
+        assert torch.equal(out, descriptor.base)
+    assert len(set(errors)) == 1

@@ -583,29 +583,96 @@ EXPORT CUresult cuPointerGetAttribute(void *value, int attribute, uint64_t point
     return CUDA_SUCCESS;
 }
 
-EXPORT CUresult cuTensorMapEncodeTiled(void *map, int type, uint32_t rank, void *address, const uint64_t *dimensions,
-                                       const uint64_t *strides, const uint32_t *box, const uint32_t *element_strides,
-                                       int interleave, int swizzle, int promotion, int fill)
+/* A tensor map's 128 bytes say everything that it was made of, so that any two
+ * that differ in anything differ.  Bit 21 of the second word is set: Triton 3.7
+ * and later clear it for small tensors under drivers of this version. */
+typedef struct {
+    uint64_t address;
+    uint8_t type, rank, mark, interleave, swizzle, promotion, fill, mode;
+    uint64_t dimensions[5], strides[4];
+    uint32_t box[5]; /* or, for im2col, channels and pixels */
+    int8_t lower[3], upper[3];
+    uint8_t element_strides[5];
+} null_tensor_map;
+
+_Static_assert(sizeof(null_tensor_map) <= 128, "a CUtensorMap is 128 bytes");
+
+enum { TILED = 0, IM2COL = 1 };
+
+/* What the driver's documentation demands of either kind. */
+static CUresult encode(null_tensor_map *map, int mode, int type, uint32_t rank, void *address,
+                       const uint64_t *dimensions, const uint64_t *strides, const uint32_t *element_strides,
+                       int interleave, int swizzle, int promotion, int fill)
 {
-    uint64_t words[16] = {(uint64_t)(uintptr_t)address, (uint64_t)type, rank, (uint64_t)swizzle, (uint64_t)fill};
-    (void)element_strides;
-    (void)interleave;
-    (void)promotion;
-    ENTER();
-    for (uint32_t i = 0; i < rank && i < 3; ++i) {
-        words[5 + i] = dimensions[i];
-        words[8 + i] = box[i];
-        if (i + 1 < rank)
-            words[11 + i] = strides[i];
+    memset(map, 0, sizeof *map);
+    map->address = (uint64_t)(uintptr_t)address;
+    map->type = (uint8_t)type;
+    map->rank = (uint8_t)rank;
+    map->mark = 1 << 5;
+    map->interleave = (uint8_t)interleave;
+    map->swizzle = (uint8_t)swizzle;
+    map->promotion = (uint8_t)promotion;
+    map->fill = (uint8_t)fill;
+    map->mode = (uint8_t)mode;
+    if (rank < 1 || rank > 5 || type < 0 || type > 15 || map->address % 16 != 0)
+        return CUDA_ERROR_INVALID_VALUE;
+    if (fill != 0 && type < 6) /* NaN into integers */
+        return CUDA_ERROR_INVALID_VALUE;
+    for (uint32_t i = 0; i < rank; ++i) {
+        if (dimensions[i] == 0 || dimensions[i] > (1ull << 32) || element_strides[i] == 0 || element_strides[i] > 8)
+            return CUDA_ERROR_INVALID_VALUE;
+        map->dimensions[i] = dimensions[i];
+        map->element_strides[i] = (uint8_t)element_strides[i];
+        if (i + 1 == rank)
+            break;
+        if (strides[i] % 16 != 0 || strides[i] >= (1ull << 40))
+            return CUDA_ERROR_INVALID_VALUE;
+        map->strides[i] = strides[i];
     }
-    memcpy(map, words, sizeof words);
     return CUDA_SUCCESS;
 }
 
-EXPORT CUresult cuTensorMapEncodeIm2col(void *map)
+EXPORT CUresult cuTensorMapEncodeTiled(void *out, int type, uint32_t rank, void *address, const uint64_t *dimensions,
+                                       const uint64_t *strides, const uint32_t *box, const uint32_t *element_strides,
+                                       int interleave, int swizzle, int promotion, int fill)
 {
+    null_tensor_map map;
     ENTER();
-    memset(map, 0, 128);
+    CUresult result = encode(&map, TILED, type, rank, address, dimensions, strides, element_strides, interleave,
+                             swizzle, promotion, fill);
+    if (result != CUDA_SUCCESS)
+        return result;
+    for (uint32_t i = 0; i < rank; ++i) {
+        if (box[i] == 0 || box[i] > 256)
+            return CUDA_ERROR_INVALID_VALUE;
+        map.box[i] = box[i];
+    }
+    memset(out, 0, 128);
+    memcpy(out, &map, sizeof map);
+    return CUDA_SUCCESS;
+}
+
+EXPORT CUresult cuTensorMapEncodeIm2col(void *out, int type, uint32_t rank, void *address, const uint64_t *dimensions,
+                                        const uint64_t *strides, const int *lower, const int *upper, uint32_t channels,
+                                        uint32_t pixels, const uint32_t *element_strides, int interleave, int swizzle,
+                                        int promotion, int fill)
+{
+    null_tensor_map map;
+    ENTER();
+    CUresult result = encode(&map, IM2COL, type, rank, address, dimensions, strides, element_strides, interleave,
+                             swizzle, promotion, fill);
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (rank < 3 || channels == 0 || channels > 256 || pixels == 0 || pixels > 1024)
+        return CUDA_ERROR_INVALID_VALUE;
+    map.box[0] = channels;
+    map.box[1] = pixels;
+    for (uint32_t i = 0; i + 2 < rank; ++i) {
+        map.lower[i] = (int8_t)lower[i];
+        map.upper[i] = (int8_t)upper[i];
+    }
+    memset(out, 0, 128);
+    memcpy(out, &map, sizeof map);
     return CUDA_SUCCESS;
 }
 
@@ -631,6 +698,9 @@ static CUresult record_launch(uint32_t call, const CUlaunchConfig *config, const
                               void **parameters)
 {
     uint64_t stream = (uint64_t)(uintptr_t)config->stream;
+    for (int i = 0; i < function->parameter_count; ++i)
+        if (function->sizes[i] == 128 && (uintptr_t)parameters[i] % 64 != 0) /* a tensor map */
+            return CUDA_ERROR_INVALID_VALUE;
     null_event *event = new_event(EVENT_LAUNCH, current_context->device, function->module->number);
     event = put_word(put_text(event, function->name), call);
     event = put(put(event, config->grid, sizeof config->grid), config->block, sizeof config->block);
