@@ -233,10 +233,11 @@ REASONS_TEXT = {
 REASON_NAMES = ("ok", *REASONS_TEXT)
 assert len(REASON_NAMES) == REASONS
 
-# Plans per kernel, and constexpr strings per kernel, before everything learnt is dropped and learnt again.
+# Plans per kernel, and strings whose number a kernel knows: beyond, the ones not met again make room.
 cdef enum:
     MAX_PLANS = 4096
     MAX_BINDINGS = 256
+    FEW_BINDINGS = 8  # so many shapes of call are compared one by one, before a key is made to look them up
 
 cdef enum:
     THROUGH_GETITEM = 0
@@ -395,9 +396,9 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
         if not warmup and args[(<Binding>binding).warmup_source] != Py_False:
             return leave(kernel, BINDING, grid, args, positional, names, keywords, through)
 
-    cdef PyObject* plan = <PyObject*>kernel.last
-    if not matches(<Plan>plan, fingerprint, size):
-        plan = find_plan(kernel, fingerprint, size)
+    cdef PyObject* plan = kernel.plans_.last
+    if not matches(plan, fingerprint, size):
+        plan = find_entry(kernel.plans_, fingerprint, size)
         if plan == NULL:
             if warmup:
                 return leave(kernel, WARMUP, grid, args, positional, names, keywords, through)
@@ -464,8 +465,9 @@ cdef inline bint fits(Binding binding, Py_ssize_t positional, PyObject* const* n
             and (names == binding.name_items or memcmp(names, binding.name_items, keywords * sizeof(PyObject*)) == 0))
 
 
-cdef inline bint matches(Plan plan, const uint64_t* fingerprint, Py_ssize_t size):
-    return plan is not None and plan.size == size and memcmp(plan.words, fingerprint, size) == 0
+cdef inline bint matches(PyObject* entry, const uint64_t* fingerprint, Py_ssize_t size):
+    return (entry != NULL and (<Entry>entry).size == size
+            and memcmp((<Entry>entry).words, fingerprint, size) == 0)
 
 
 cdef int launch_over_callable(Kernel kernel, Plan borrowed, PyObject* compiled, PyObject* grid, void* stream,
@@ -703,10 +705,9 @@ cdef int specialize_annotated(const Parameter* parameter, PyObject* argument, Py
     return OK
 
 
-cdef bint specialize_value(dict strings, PyObject* argument, Value* value) except -1:
+cdef bint specialize_value(Strings strings, PyObject* argument, Value* value) except -1:
     """A constexpr or launch option: type and value, both exact.  False when lowlat has no key for it."""
     cdef PyTypeObject* kind = type_of(argument)
-    cdef PyObject* canonical
     cdef PyObject* old = value.object
     cdef int overflow = 0
     cdef int64_t number
@@ -729,13 +730,8 @@ cdef bint specialize_value(dict strings, PyObject* argument, Value* value) excep
         value.tag = TAG_VALUE_NONE
         value.word = 0
     elif kind == &PyUnicode_Type:
-        # Equal strings are mapped to one object that `strings` holds, whose address then is the key.
-        canonical = PyDict_GetItemWithError(strings, <object>argument)
-        if canonical == NULL:
-            strings[<object>argument] = <object>argument
-            canonical = argument
         value.tag = TAG_VALUE_STRING
-        value.word = <uint64_t>canonical
+        value.word = number_of(strings, argument)
     elif kind == &PyFloat_Type:
         # By bits: 0.0 and -0.0 differ, a NaN equals itself; Triton's text key agrees or is coarser.
         value.tag = TAG_VALUE_FLOAT
@@ -749,6 +745,22 @@ cdef bint specialize_value(dict strings, PyObject* argument, Value* value) excep
     Py_INCREF(<object>argument)
     value.object = argument
     return True
+
+
+cdef uint64_t number_of(Strings strings, PyObject* text) except 0:
+    cdef PyObject* known = PyDict_GetItemWithError(strings.recent, <object>text)
+    if known != NULL:
+        return PyLong_AsUnsignedLongLong(<object>known)
+    if len(strings.recent) >= MAX_PLANS:
+        strings.older.clear()
+        strings.older, strings.recent = strings.recent, strings.older
+    known = PyDict_GetItemWithError(strings.older, <object>text)
+    if known == NULL:
+        strings.count += 1
+        strings.recent[<object>text] = strings.count
+        return strings.count
+    strings.recent[<object>text] = <object>known
+    return PyLong_AsUnsignedLongLong(<object>known)
 
 
 cdef int drop_values(Value* values, Py_ssize_t count) except -1:
@@ -827,11 +839,14 @@ cdef PyObject* find_binding(Kernel kernel, Py_ssize_t positional, PyObject* cons
                             int through) except? NULL:
     """The binding of this shape of call, resolved once, borrowed from the kernel; NULL where Triton's binder would
     raise."""
-    cdef tuple name_tuple = PyTuple_New(keywords)
-    cdef Py_ssize_t i
-    for i in range(keywords):
-        Py_INCREF(<object>names[i])
-        PyTuple_SET_ITEM(name_tuple, i, <object>names[i])
+    cdef Py_ssize_t i = 0, position = 0
+    cdef PyObject* key
+    cdef PyObject* known
+    while i < FEW_BINDINGS and PyDict_Next(kernel.bindings, &position, &key, &known):
+        if (<Binding>known).through == through and fits(<Binding>known, positional, names, keywords):
+            return use_binding(kernel, <Binding>known)
+        i += 1
+    cdef tuple name_tuple = values_of(names, keywords)
     cdef object shape = (through, positional, name_tuple)
     cdef Binding binding = kernel.bindings.get(shape)
     if binding is None and max(len(kernel.bindings), len(kernel.option_names)) >= MAX_BINDINGS:
@@ -845,7 +860,11 @@ cdef PyObject* find_binding(Kernel kernel, Py_ssize_t positional, PyObject* cons
         if binding is None:
             return NULL
         kernel.bindings[shape] = binding
-    if through == THROUGH_RUN:
+    return use_binding(kernel, binding)
+
+
+cdef inline PyObject* use_binding(Kernel kernel, Binding binding):
+    if binding.through == THROUGH_RUN:
         kernel.run_binding = binding
     else:
         kernel.binding = binding
@@ -858,6 +877,7 @@ cdef Binding resolve_binding(Kernel kernel, Py_ssize_t positional, tuple names, 
     cdef Binding binding = Binding.__new__(Binding)
     if positional > count or positional + len(names) > 32000:
         return None
+    binding.through = through
     binding.positional = positional
     binding.keywords = len(names)
     binding.names = names
@@ -922,21 +942,141 @@ cdef bint still_bound(Kernel kernel, dict bound, PyObject* const* arguments) exc
     return True
 
 
-# ---- plans --------------------------------------------------------------------------------------------------------
+# ---- what fingerprints stand for ------------------------------------------------------------------------------------
 
-cdef PyObject* find_plan(Kernel kernel, const uint64_t* fingerprint, Py_ssize_t size) except? NULL:
-    """The plan of a fingerprint that is not the last one's, borrowed from the kernel, or NULL."""
-    cdef PyObject* found = <PyObject*>kernel.second
-    cdef Plan plan
-    if not matches(<Plan>found, fingerprint, size):
-        found = PyDict_GetItemWithError(kernel.plans_, PyBytes_FromStringAndSize(<const char*>fingerprint, size))
-        if found == NULL:
+cdef PyObject* find_entry(Table table, const uint64_t* fingerprint, Py_ssize_t size):
+    """The entry of a fingerprint that is not the last one's, borrowed from the table, or NULL.  No Python code runs."""
+    cdef PyObject* found = table.second
+    cdef Slot* slot
+    if not matches(found, fingerprint, size):
+        slot = find_slot(table, fingerprint, size, hash_of(fingerprint, size))
+        if slot.number == 0:
             return NULL
-    plan = <Plan>found
-    kernel.second = kernel.last
-    kernel.last = plan
+        found = entry_at(table, slot.number - 1)
+    (<Entry>found).used = True
+    table.second = table.last
+    table.last = found
     return found
 
+
+cdef inline Slot* find_slot(Table table, const uint64_t* fingerprint, Py_ssize_t size, uint32_t hash):
+    """Where the entry of a fingerprint is, or the empty slot where it would go.  The hash only says where to look:
+    entries are told apart by the fingerprint itself."""
+    cdef uint32_t place = hash
+    cdef Slot* slot
+    while True:
+        slot = &table.slots[place & table.mask]
+        if slot.number == 0 or (slot.hash == hash
+                                and matches(entry_at(table, slot.number - 1), fingerprint, size)):
+            return slot
+        place += 1
+
+
+cdef inline PyObject* entry_at(Table table, Py_ssize_t index):
+    return (<PyListObject*><PyObject*>table.entries).ob_item[index]
+
+
+cdef inline uint32_t hash_of(const uint64_t* words, Py_ssize_t size):
+    # The factors are odd numbers without pattern: the fractions of the golden ratio and of the square root of 2.
+    cdef uint64_t hash = <uint64_t>size
+    cdef const uint64_t* end = words + size // <Py_ssize_t>sizeof(uint64_t)
+    if size & <Py_ssize_t>sizeof(uint64_t):
+        end -= 1
+        hash += end[0]
+    while words != end:
+        hash = (hash ^ words[0]) * <uint64_t>0x9E3779B97F4A7C15 + words[1] * <uint64_t>0x6A09E667F3BCC909
+        hash ^= hash >> 32
+        words += 2
+    hash *= <uint64_t>0x9E3779B97F4A7C15
+    return <uint32_t>(hash >> 32)
+
+
+cdef int add_entry(Table table, Entry entry, bytes fingerprint) except -1:
+    """Under its fingerprint, in place of the one that is there: what that stood for is gone."""
+    cdef Py_ssize_t index, size = len(fingerprint)
+    cdef uint32_t hash
+    cdef Slot* slot
+    entry.fingerprint = fingerprint
+    entry.words = <const uint64_t*>PyBytes_AS_STRING(fingerprint)
+    entry.size = <int>size
+    hash = hash_of(entry.words, size)
+    slot = find_slot(table, entry.words, size, hash)
+    if slot.number == 0:
+        if len(table.entries) < MAX_PLANS:
+            if 2 * len(table.entries) > <Py_ssize_t>table.mask:
+                grow(table)
+            index = len(table.entries)
+            table.entries.append(None)
+        else:
+            index = evict(table)
+        slot = find_slot(table, entry.words, size, hash)  # not where it was
+        slot.hash = hash
+        slot.number = <uint32_t>(index + 1)
+    index = slot.number - 1
+    cdef object replaced = table.entries[index]  # goes at the end, since that may run Python code
+    table.entries[index] = entry
+    table.second = NULL if table.last == <PyObject*>replaced else table.last
+    table.last = <PyObject*>entry
+    return 0
+
+
+cdef int grow(Table table) except -1:
+    cdef uint32_t i, place, count = table.mask + 1
+    cdef Slot* slots = <Slot*>calloc(2 * count, sizeof(Slot))
+    if slots == NULL:
+        raise MemoryError()
+    for i in range(count):
+        if table.slots[i].number != 0:
+            place = table.slots[i].hash & (2 * count - 1)
+            while slots[place].number != 0:
+                place = (place + 1) & (2 * count - 1)
+            slots[place] = table.slots[i]
+    free(table.slots)
+    table.slots = slots
+    table.mask = 2 * count - 1
+    return 0
+
+
+cdef Py_ssize_t evict(Table table):
+    """The index of an entry that has not been found again since the hand last came by; its slot is free."""
+    cdef PyObject* entry
+    while True:
+        table.hand = table.hand + 1 if table.hand + 1 < MAX_PLANS else 0
+        entry = entry_at(table, table.hand)
+        if not (<Entry>entry).used and entry != table.last and entry != table.second:
+            break
+        (<Entry>entry).used = False
+    free_slot(table, find_slot(table, (<Entry>entry).words, (<Entry>entry).size,
+                               hash_of((<Entry>entry).words, (<Entry>entry).size)))
+    return table.hand
+
+
+cdef int free_slot(Table table, Slot* slot):
+    """Those that had gone further because slots were taken move up, so that no look-up ends at the hole."""
+    cdef uint32_t hole = <uint32_t>(slot - table.slots)
+    cdef uint32_t place = hole
+    while True:
+        place = (place + 1) & table.mask
+        if table.slots[place].number == 0:
+            break
+        if ((place - table.slots[place].hash) & table.mask) >= ((place - hole) & table.mask):
+            table.slots[hole] = table.slots[place]
+            hole = place
+    table.slots[hole].number = 0
+    return 0
+
+
+cdef int clear_table(Table table) except -1:
+    cdef list none = [], entries = table.entries
+    table.entries = none
+    table.last = table.second = NULL
+    table.hand = 0
+    memset(table.slots, 0, (<size_t>table.mask + 1) * sizeof(Slot))
+    entries.clear()  # may run Python code
+    return 0
+
+
+# ---- plans --------------------------------------------------------------------------------------------------------
 
 cdef PyObject* cached_kernel(Kernel kernel, Plan plan) except? NULL:
     """The plan's CompiledKernel if Triton's cache still holds just that object under its key; borrowed."""
@@ -966,10 +1106,6 @@ cdef PyObject* learn(Kernel kernel, int reason, Binding borrowed, PyObject* grid
     cdef Binding binding = borrowed  # held: Triton's launch runs Python code
     cdef Py_ssize_t size = binding.words * sizeof(uint64_t)
     cdef Py_ssize_t i, count = kernel.parameter_count
-    if len(kernel.plans_) >= MAX_PLANS or len(kernel.strings) >= MAX_PLANS:
-        forget(kernel)
-        if specialize(kernel, binding, args, arguments, fingerprint, payload) != OK:
-            return leave(kernel, reason, grid, args, positional, names, keywords, through)
     cdef bytes before = PyBytes_FromStringAndSize(<const char*>fingerprint, size)
     cdef uint32_t device = <uint32_t>fingerprint[0]
     cdef uint64_t generation = state.generation
@@ -992,27 +1128,15 @@ cdef PyObject* learn(Kernel kernel, int reason, Binding borrowed, PyObject* grid
         return <PyObject*>result
     cdef Plan plan = state.describe(kernel, result, device)
     if plan is not None:
-        plan.fingerprint = before
-        plan.words = <const uint64_t*>PyBytes_AS_STRING(before)
-        plan.size = size
         plan.keepalive = tuple(keepalive)
-        kernel.plans_[before] = plan
-        kernel.second = kernel.last
-        kernel.last = plan
+        add_entry(kernel.plans_, plan, before)
     Py_INCREF(result)
     return <PyObject*>result
 
 
 cdef int forget(Kernel kernel) except -1:
-    """Drop every plan of this kernel and what their fingerprints refer to."""
-    kernel.last = None
-    kernel.second = None
-    kernel.plans_.clear()
-    # The words of strings seen last are addresses in `strings`.
-    drop_values(kernel.values, kernel.constexpr_count)
-    for binding in kernel.bindings.values():
-        drop_values((<Binding>binding).option_values, (<Binding>binding).options)
-    kernel.strings.clear()
+    """Drop every plan of this kernel."""
+    clear_table(kernel.plans_)
     return 0
 
 
@@ -1202,8 +1326,6 @@ cdef PyObject* leave(Kernel kernel, int reason, PyObject* grid, PyObject* const*
     """Hand the unlaunched call to Triton, as it came, and count why.  Returns a new reference."""
     cdef Py_ssize_t i
     kernel.exits_[reason] += 1
-    if len(kernel.strings) > 2 * MAX_PLANS:
-        forget(kernel)
     cdef tuple values = PyTuple_New(positional)
     for i in range(positional):
         Py_INCREF(<object>args[i])
@@ -1426,8 +1548,6 @@ cdef tuple seen_items(object sequence):
 cdef int drop_shapes(Outer outer) except -1:
     outer.shape = None
     outer.shapes = {}
-    if isinstance(outer, Tuner):
-        (<Tuner>outer).strings = {}  # fingerprints, which are in shapes, hold addresses of these
     return 0
 
 
@@ -1565,9 +1685,7 @@ cdef PyObject* known_additions(Tuner tuner, PyObject* const* args, Py_ssize_t po
         fingerprint = <uint64_t*>alloca(size)
         if key_fingerprint(tuner, <TunerShape>shape, args, fingerprint) != OK or list_size(configs) == 0:
             return NULL
-        choice = <PyObject*>(<TunerShape>shape).last
-        if not chosen(<Choice>choice, fingerprint, size):
-            choice = find_choice(<TunerShape>shape, fingerprint, size)
+        choice = find_choice(<TunerShape>shape, fingerprint, size)
         if choice == NULL or not lowlat_stamp_current(&(<Choice>choice).stamp, <PyObject*>tuner.cache):
             return NULL
         config[0] = (<Choice>choice).config
@@ -1646,7 +1764,7 @@ cdef TunerShape resolve_tuner_shape(Tuner tuner, Py_ssize_t positional, tuple na
         shape.typed_sources[i] = place
     # a word per value in the key | a tag each, and one per argument that may have a dtype, padded
     shape.words = len(keys) + (len(keys) + len(typed) + 8) // 8
-    shape.choices = {}
+    shape.choices = Table.__new__(Table)
     shape.only = Choice.__new__(Choice)
     return shape
 
@@ -1661,14 +1779,9 @@ cdef Choice choose(Tuner tuner, TunerShape shape, PyObject* const* args, int* re
     if reason[0] != OK:
         return None
     known = find_choice(shape, fingerprint, size)
-    choice = new_choice(tuner, shape, args, fingerprint, size) if known == NULL else <Choice>known
+    choice = new_choice(shape, args, fingerprint, size) if known == NULL else <Choice>known
     reason[0] = look_into_cache(tuner, choice)
     return choice
-
-
-cdef inline bint chosen(Choice choice, const uint64_t* fingerprint, Py_ssize_t size):
-    return (choice is not None and choice.size == size
-            and memcmp(choice.fingerprint_words, fingerprint, size) == 0)
 
 
 cdef int key_fingerprint(Tuner tuner, TunerShape shape, PyObject* const* args, uint64_t* fingerprint) except -1:
@@ -1731,33 +1844,16 @@ cdef bint dtype_with_python(object argument, int32_t* dtype) except -1:
     return True
 
 
-cdef PyObject* find_choice(TunerShape shape, const uint64_t* fingerprint, Py_ssize_t size) except? NULL:
+cdef inline PyObject* find_choice(TunerShape shape, const uint64_t* fingerprint, Py_ssize_t size):
     """The Choice of a fingerprint, borrowed from the shape, or NULL."""
-    cdef PyObject* found = <PyObject*>shape.last
-    if chosen(<Choice>found, fingerprint, size):
-        return found
-    found = <PyObject*>shape.second
-    if not chosen(<Choice>found, fingerprint, size):
-        found = PyDict_GetItemWithError(shape.choices, PyBytes_FromStringAndSize(<const char*>fingerprint, size))
-        if found == NULL:
-            return NULL
-    shape.second = shape.last
-    shape.last = <Choice>found
-    return found
+    cdef PyObject* last = shape.choices.last
+    return last if matches(last, fingerprint, size) else find_entry(shape.choices, fingerprint, size)
 
 
-cdef Choice new_choice(Tuner tuner, TunerShape shape, PyObject* const* args, const uint64_t* fingerprint,
-                       Py_ssize_t size):
+cdef Choice new_choice(TunerShape shape, PyObject* const* args, const uint64_t* fingerprint, Py_ssize_t size):
     cdef Choice choice = Choice.__new__(Choice)
-    choice.fingerprint = PyBytes_FromStringAndSize(<const char*>fingerprint, size)
-    choice.fingerprint_words = <const uint64_t*>PyBytes_AS_STRING(choice.fingerprint)
-    choice.size = size
     choice.key = tuning_key(shape, args)
-    if len(shape.choices) >= MAX_PLANS or len(tuner.strings) >= MAX_PLANS:
-        drop_shapes(tuner)
-    shape.choices[choice.fingerprint] = choice
-    shape.second = shape.last
-    shape.last = choice
+    add_entry(shape.choices, choice, PyBytes_FromStringAndSize(<const char*>fingerprint, size))
     return choice
 
 
@@ -2132,8 +2228,33 @@ cdef class Global:
     """See _fast.pxd."""
 
 
+cdef class Entry:
+    """See _fast.pxd."""
+
+
 @cython.final
-cdef class Plan:
+@cython.no_gc_clear  # the slots go with the entries or not at all
+cdef class Table:
+    def __cinit__(self):
+        self.entries = []
+        self.mask = 15
+        self.slots = <Slot*>calloc(self.mask + 1, sizeof(Slot))
+        if self.slots == NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        free(self.slots)
+
+
+@cython.final
+cdef class Strings:
+    def __cinit__(self):
+        self.recent = {}
+        self.older = {}
+
+
+@cython.final
+cdef class Plan(Entry):
     """How one CompiledKernel is launched.  Made by lowlat/_triton.py; `launch` reads it."""
 
     def __init__(self, str route, *, str reason="ok", object compiled=None, object key=None, int device=0,
@@ -2214,8 +2335,8 @@ cdef class Kernel:
         self.globals = ()
         self.bindings = {}
         self.option_names = {}
-        self.plans_ = {}
-        self.strings = {}
+        self.plans_ = Table.__new__(Table)
+        self.strings = Strings.__new__(Strings)
         self.positions = {}
         self.names = ()
         self.refusal = PARAMETERS  # until describe_parameters
@@ -2297,7 +2418,7 @@ cdef class Kernel:
     @property
     def plans(self):
         """The plans learnt so far, as a list; for people and tests."""
-        return list(self.plans_.values())
+        return list(self.plans_.entries)
 
     def forget(self):
         """Drop every plan; the next calls are learnt again."""
@@ -2359,7 +2480,7 @@ cdef class HeuristicShape(Shape):
 
 
 @cython.final
-cdef class Choice:
+cdef class Choice(Entry):
     """See _fast.pxd."""
 
 
@@ -2421,7 +2542,7 @@ cdef class Tuner(Outer):
     def __cinit__(self):
         self.best_config_ = UNSET
         self.nargs_ = UNSET
-        self.strings = {}
+        self.strings = Strings.__new__(Strings)
 
     def __dealloc__(self):
         free(self.spare)
@@ -2667,12 +2788,17 @@ def fingerprint_of(Kernel kernel, tuple args, dict kwargs):
         given[i] = <PyObject*>values[i]
     for i in range(count):
         arguments[i] = kernel.parameters[i].default if binding.sources[i] < 0 else given[binding.sources[i]]
-    fingerprint[0] = lowlat_current_device() if state.c_getters else 0
+    fingerprint[0] = state.environment << 32 | <uint32_t>(lowlat_current_device() if state.c_getters else 0)
     fingerprint[1] = binding.option_names
     reason = specialize(kernel, binding, given, arguments, fingerprint, payload)
     if reason != OK:
         raise KeyError(REASON_NAMES[reason])
     return PyBytes_FromStringAndSize(<const char*>fingerprint, binding.words * sizeof(uint64_t))
+
+
+def hash_of_fingerprint(bytes fingerprint) -> int:
+    """Where a table begins to look for it; for tests of what happens when that is the same for two."""
+    return hash_of(<const uint64_t*>PyBytes_AS_STRING(fingerprint), len(fingerprint))
 
 
 def function_mode_active():

@@ -66,6 +66,11 @@ def edge(*numbers):
     return tuple(f"test_edge_cases.py::{names[number]}" for number in numbers)
 
 
+def fast(*names):
+    """The node ids of tests of the native path."""
+    return tuple(f"test_fast.py::test_{name}" for name in names)
+
+
 def tuned(*names):
     """The node ids of tests of tuners and heuristics."""
     return tuple(f"test_autotune.py::test_{name}" for name in names)
@@ -168,16 +173,22 @@ MUTANTS = [
            also=(("    value.object = NULL\n    Py_XDECREF(old)\n    if kind", "    value.object = NULL\n    if kind"),
                  ("        values[i].object = NULL\n        Py_XDECREF(old)\n", "        values[i].object = NULL\n"))),
     Mutant("strings are known by their id", FAST,
-           "            canonical = argument\n",
-           "            canonical = argument\n        canonical = argument\n", edge(20)),
+           "value.word = number_of(strings, argument)", "value.word = <uint64_t>argument", edge(20)),
+    Mutant("numbers of strings are given again", FAST,
+           "        strings.count += 1\n        strings.recent[<object>text] = strings.count\n        return strings.count\n",
+           "        strings.recent[<object>text] = len(strings.recent) + 1\n        return len(strings.recent)\n",
+           fast("strings_are_told_apart_for_ever")),
+    Mutant("strings are forgotten, met again or not", FAST,
+           "    known = PyDict_GetItemWithError(strings.older, <object>text)\n", "    known = NULL\n",
+           fast("strings_are_told_apart_for_ever")),
     Mutant("constexpr objects are known by their id", FAST,
            "    else:\n        return False\n    Py_INCREF(<object>argument)\n",
            "    else:\n        value.tag = TAG_VALUE_OBJECT\n        value.word = <uint64_t>argument\n"
            "    Py_INCREF(<object>argument)\n", edge(12, 15)),
     Mutant("constexpr objects are known by their text", FAST,
            "    else:\n        return False\n    Py_INCREF(<object>argument)\n",
-           "    else:\n        text = strings.setdefault(repr(<object>argument), repr(<object>argument))\n"
-           "        value.tag = TAG_VALUE_OBJECT\n        value.word = <uint64_t><PyObject*>text\n"
+           "    else:\n        text = repr(<object>argument)\n"
+           "        value.tag = TAG_VALUE_OBJECT\n        value.word = number_of(strings, <PyObject*>text)\n"
            "    Py_INCREF(<object>argument)\n", edge(13)),
     Mutant("tl.constexpr is unwrapped", FAST,
            "    else:\n        return False\n    Py_INCREF(<object>argument)\n",
@@ -257,7 +268,7 @@ MUTANTS = [
            "    cdef int reason = live_reason(kernel)\n",
            "    cdef int reason = live_reason(kernel)\n"
            "    if reason == LAUNCH_HOOK and grid != NULL and is_tuple(grid) and 0 in <object>grid:\n"
-           "        return lowlat_new_reference(kernel.last.reference())\n", edge(35)),
+           "        return lowlat_new_reference((<Plan>kernel.plans_.last).reference())\n", edge(35)),
     Mutant("a hook that the grid callable installs has no metadata", TRITON,
            "    launch_metadata = compiled.launch_metadata(grid, stream, *bound.values())\n",
            "    launch_metadata = None\n", edge(36)),
@@ -463,8 +474,30 @@ MUTANTS = [
     Mutant("warmup launches", FAST,
            "    if warmup:\n        lowlat_hold(compiled)\n        return compiled\n", "", edge(64)),
     Mutant("the last but one plan is taken unseen", FAST,
-           "    if not matches(<Plan>found, fingerprint, size):\n        found = PyDict",
-           "    if kernel.second is None:\n        found = PyDict", edge(2)),
+           "    if not matches(found, fingerprint, size):\n        slot =",
+           "    if found == NULL:\n        slot =", edge(2)),
+
+    # ---- the table of plans -----------------------------------------------------------------------------------------
+    Mutant("plans are found by hash alone", FAST,
+           "(slot.hash == hash\n                                and matches(entry_at(table, slot.number - 1), fingerprint, "
+           "size))", "slot.hash == hash", fast("fingerprints_with_one_hash")),
+    Mutant("plans grow without bound", FAST,
+           "        if len(table.entries) < MAX_PLANS:\n", "        if True:\n",
+           (*fast("plans_are_bounded"), *tuned("keys_are_bounded"))),
+    Mutant("an evicted plan hides others", FAST,
+           "        if ((place - table.slots[place].hash) & table.mask) >= ((place - hole) & table.mask):\n",
+           "        if False:\n", fast("plans_are_bounded")),
+    Mutant("a plan that moves up is hidden", FAST,
+           "        if ((place - table.slots[place].hash) & table.mask) >= ((place - hole) & table.mask):\n",
+           "        if True:\n", fast("plans_are_bounded")),
+    Mutant("plans in use are evicted in their turn", FAST,
+           "    (<Entry>found).used = True\n", "    pass\n", fast("plans_are_bounded")),
+    Mutant("when the table grows, nothing moves", FAST,
+           "            place = table.slots[i].hash & (2 * count - 1)\n", "            place = i\n",
+           fast("plans_are_bounded")),
+    Mutant("a forgotten kernel's plan is kept beside the new one", FAST,
+           "    if slot.number == 0:\n        if len(table.entries)", "    if True:\n        if len(table.entries)",
+           edge(39)),
 
     # ---- tuners and heuristics --------------------------------------------------------------------------------------
     Mutant("a tuner's cache is looked into once", FAST,
@@ -581,9 +614,6 @@ MUTANTS = [
            tuned("nothing_leaks")),
     Mutant("configurations are kept after the cache was cleared", FAST,
            "        drop_shapes(tuner)  # the cache", "        pass  # the cache", tuned("configs_are_not_kept_alive")),
-    Mutant("a tuner's choices grow without bound", FAST,
-           "    if len(shape.choices) >= MAX_PLANS or len(tuner.strings) >= MAX_PLANS:\n        drop",
-           "    if False:\n        drop", tuned("keys_are_bounded")),
 ]
 
 
