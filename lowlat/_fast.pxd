@@ -168,6 +168,18 @@ cdef class Plan(Entry):
     cdef int add_attribute(self, uint32_t number, int32_t value) except -1
 
 
+@cython.final
+cdef class NamedArguments:
+    """Dicts that name the arguments of a call, for those who get one with each call: grid callables, heuristics."""
+
+    cdef tuple names
+    cdef Py_ssize_t count
+    cdef dict template       # of these names
+    cdef bint places_known   # where in a copy of `template` its values are, see lowlat_value_places
+    cdef int32_t* places
+    cdef dict spare          # such a copy, used before and since then nobody's, with the numbers and strings it had
+
+
 cdef class Kernel:
     # What every launch reads comes first, so that it shares few cache lines.
     cdef int refusal            # a reason for which this kernel always goes to Triton, or 0
@@ -187,7 +199,7 @@ cdef class Kernel:
     cdef tuple names
     cdef tuple defaults
     cdef dict positions         # parameter name -> index
-    cdef dict template          # parameter name -> None, for grid callables
+    cdef NamedArguments bound   # for grid callables; None before the first
     cdef dict bindings
     cdef dict option_names
     cdef object route_
@@ -307,11 +319,7 @@ cdef class HeuristicShape(Shape):
     cdef int16_t* places          # where each one's value goes among the keyword arguments
     cdef Py_ssize_t keywords_after
     cdef tuple names_after        # names of the keyword arguments, then of the heuristics that are not among them
-    cdef tuple bound_names        # of what a heuristic gets, in Triton's order
-    cdef dict template            # of that, with the scalars of the last call
-    cdef PyObject** template_values
-    cdef bint places_known        # where in a copy of `template` its values are, see lowlat_value_places
-    cdef int32_t* value_places
+    cdef tuple bound              # NamedArguments for each heuristic: the call's, and the values of those before it
 
 
 @cython.final
@@ -328,6 +336,7 @@ cdef class State:
     cdef bytes variable          # an environment variable that Triton 3.9 reads at every launch
     cdef PyTypeObject* tensor_type
     cdef PyTypeObject* parameter_type
+    cdef PyTypeObject* size_type
     cdef bint forked
     cdef uint64_t generation     # counts refreshes
     cdef uint64_t tickets        # and those begun
@@ -337,8 +346,9 @@ cdef class State:
     # Set once by configure().
     cdef object watch_state, read_state, patched_getitem
     cdef object describe, run_with_triton, launch_with_triton, finish_with_triton
-    cdef object constexpr_type
+    cdef object constexpr_type, constexpr_index
     cdef frozenset immutable_types
+    cdef tuple numpy_integers    # types; None before numpy is seen
     cdef PyTypeObject* triton_dtype_type
     # Set once by configure_torch().
     cdef PyTypeObject* torch_dtype_type

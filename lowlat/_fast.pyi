@@ -121,6 +121,7 @@ def configure_torch(
     tensor_type: type,
     parameter_type: type,
     dtype_type: type,
+    size_type: type,
     function_mode_depth: Callable[[], int],
     dtypes: dict[Any, int],
     devices: dict[str, int],

@@ -12,6 +12,7 @@ This module imports neither Triton nor torch: lowlat/_triton.py and lowlat/_torc
 cimport cython
 from cpython.dict cimport PyDict_Copy, PyDict_GetItemWithError, PyDict_Next, PyDict_SetItem
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_AsUnsignedLongLong
+from cpython.number cimport PyNumber_Index
 from cpython.object cimport PyCallable_Check, PyObject, PyObject_Call, PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_New, PyTuple_SET_ITEM
@@ -48,11 +49,15 @@ cdef extern from "_python.h":
     int lowlat_watch(const lowlat_words*, object) except -1
     bint lowlat_stamp_current(const lowlat_stamp*, PyObject*)
     int lowlat_set_stamp(lowlat_stamp*, object, object) except -1
-    uint64_t lowlat_dict_tag(object)
     enum: LOWLAT_ATTRIBUTES_ARE_IN_DICTS
+    object lowlat_noticed_copy(object)
+    uint64_t lowlat_dict_tag(object)
     int lowlat_value_places(object, int32_t*) except -1
-    void lowlat_put(object, int32_t, PyObject*)
+    PyObject* lowlat_value_at(object, int32_t)
+    void lowlat_put(object, const int32_t*, PyObject* const*, Py_ssize_t)
+    void lowlat_take_out(object, int32_t)
     void lowlat_track(object)
+    bint lowlat_reads_as_tuple(PyObject*)
     PyObject* lowlat_new(PyTypeObject*, PyObject*) except NULL
     void lowlat_give_vectorcall(PyTypeObject*, Py_ssize_t)
     void lowlat_give_subscript(PyTypeObject*, void*)
@@ -108,6 +113,7 @@ cdef extern from "_torch.h":
     bint lowlat_elsewhere(const lowlat_tensor*, int)
     bint lowlat_function_mode_enabled()
     bint lowlat_shim_read(PyObject*, lowlat_tensor*)
+    bint lowlat_shim_pointer(PyObject*, uint64_t*)
     bint lowlat_shim_dtype(PyObject*, int32_t*)
     int lowlat_dlpack_read(PyObject*, lowlat_tensor*) except -1
     int lowlat_current_device()
@@ -217,7 +223,8 @@ REASONS_TEXT = {
     "other device": "a tensor is on another CUDA device than the current one: the driver is asked if it can be reached",
     "unreadable": "a tensor's address can only be had, or refused, by torch's own data_ptr()",
     "torch function mode": "a TorchFunctionMode is active, which data_ptr() must go through",
-    "grid": "the grid is not a tuple or list of one to three ints, or a callable",
+    "grid": "the grid, or what a callable returned, is not a tuple or list of one to three ints; or the callable "
+            "changed its arguments",
     "global": "a module global is not what the kernel was compiled with",
     "no context": "the thread has no CUDA context; Triton makes one current",
     "parameters": "the kernel's parameters (keyword-only, *args, a reserved name) are left to Triton",
@@ -422,20 +429,17 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
     if warmup:
         lowlat_hold(compiled)
         return compiled
-    if is_tuple(grid) or is_list(grid):
-        if not parse_grid(grid, blocks):
-            return leave(kernel, GRID, grid, args, positional, names, keywords, through)
-        # Held from here on: with the GIL released, another thread may clear Triton's cache.
-        lowlat_hold(compiled)
-        if (<Plan>plan).route_ == ROUTE_DRIVER:
-            result = launch_with_driver(<Plan>plan, blocks, stream, payload)
-        else:
-            launch_with_wrapper(<Plan>plan, compiled, blocks, stream, arguments, count)
-    elif PyCallable_Check(<object>grid):
-        lowlat_hold(compiled)
-        launch_over_callable(kernel, <Plan>plan, compiled, grid, stream, arguments, payload)
-    else:
+    if not is_tuple(grid) and not is_list(grid) and PyCallable_Check(<object>grid):
+        return launch_over_callable(kernel, <Plan>plan, <object>compiled, grid, stream, arguments,
+                                    <const uint8_t*>(fingerprint + 2), payload)
+    if not parse_grid(grid, (<Plan>plan).route_, blocks):
         return leave(kernel, GRID, grid, args, positional, names, keywords, through)
+    # Held from here on: with the GIL released, another thread may clear Triton's cache.
+    lowlat_hold(compiled)
+    if (<Plan>plan).route_ == ROUTE_DRIVER:
+        result = launch_with_driver(<Plan>plan, blocks, stream, payload)
+    else:
+        launch_with_wrapper(<Plan>plan, compiled, blocks, stream, arguments, count)
     if result != 0:
         lowlat_release(compiled)
         if result == CUDA_ERROR_INVALID_CONTEXT and no_context():
@@ -470,63 +474,74 @@ cdef inline bint matches(PyObject* entry, const uint64_t* fingerprint, Py_ssize_
             and memcmp((<Entry>entry).words, fingerprint, size) == 0)
 
 
-cdef int launch_over_callable(Kernel kernel, Plan borrowed, PyObject* compiled, PyObject* grid, void* stream,
-                              PyObject* const* arguments, uint64_t* payload) except -1:
+cdef PyObject* launch_over_callable(Kernel kernel, Plan borrowed, object borrowed_kernel, PyObject* grid, void* stream,
+                                    PyObject* const* arguments, const uint8_t* tags, uint64_t* payload) except NULL:
     """A callable grid: Triton hands it the live dict of bound arguments and launches with whatever is in it then.
 
     The callable has been called once, so from here on nothing may go to Triton's run(): what is not plain is finished
-    with Triton's own last steps.  `compiled` is the caller's reference, given up if this raises.
+    with Triton's own last steps.
     """
-    cdef Plan plan = borrowed  # held: the callable may drop it
+    cdef Plan plan = borrowed  # held, both: the callable may drop them
+    cdef object compiled = borrowed_kernel
     cdef int32_t blocks[3]
-    cdef dict bound
-    cdef object evaluated
     cdef CUresult result
-    cdef uint64_t tag
-    try:
-        bound = bind_arguments(kernel, arguments)
-        tag = lowlat_dict_tag(bound)
-        evaluated = (<object>grid)(bound)
-        if ((type(evaluated) is not tuple and type(evaluated) is not list)
-                or not parse_grid(<PyObject*>evaluated, blocks)
-                or (tag == 0 or tag != lowlat_dict_tag(bound)) and not still_bound(kernel, bound, arguments)
-                or live_reason(kernel) != OK):
-            kernel.exits_[GRID] += 1
-            state.finish_with_triton(kernel, <object>compiled, evaluated, <uint64_t>stream, bound)
-        elif plan.route_ != ROUTE_DRIVER:
-            call_wrapper(plan, blocks, stream, arguments, kernel.parameter_count)
-        elif not read_addresses(kernel, plan.device, arguments, payload):
-            kernel.exits_[UNREADABLE] += 1
-            state.finish_with_triton(kernel, <object>compiled, evaluated, <uint64_t>stream, bound)
-        else:
-            result = launch_with_driver(plan, blocks, stream, payload)
-            if result == CUDA_ERROR_INVALID_CONTEXT and no_context():
-                kernel.exits_[NO_CONTEXT] += 1
-                state.finish_with_triton(kernel, <object>compiled, evaluated, <uint64_t>stream, bound)
-            elif result != 0:
-                raise_driver_error(result)
-    except BaseException:
-        lowlat_release(compiled)
-        raise
-    return 0
+    cdef Py_ssize_t i
+    if kernel.bound is None:
+        kernel.bound = named_arguments(dict.fromkeys(kernel.names))
+    cdef dict bound = name_arguments(kernel.bound, arguments, kernel.parameter_count, NULL)
+    cdef uint64_t tag = lowlat_dict_tag(bound)
+    cdef object evaluated = <object>lowlat_call_one(<object>grid, bound)
+    lowlat_release(<PyObject*>evaluated)  # the call's own reference; `evaluated` holds one
+    cdef int reason = OK
+    if (not parse_grid(<PyObject*>evaluated, plan.route_, blocks)
+            or not unwritten(bound, tag) and not still_bound(kernel, bound, arguments)
+            or live_reason(kernel) != OK):
+        reason = GRID
+    elif plan.route_ != ROUTE_DRIVER:
+        call_wrapper(plan, blocks, stream, arguments, kernel.parameter_count)
+    elif not read_addresses(kernel, plan.device, arguments, tags, payload):
+        reason = UNREADABLE
+    else:
+        result = launch_with_driver(plan, blocks, stream, payload)
+        if result == CUDA_ERROR_INVALID_CONTEXT and no_context():
+            reason = NO_CONTEXT
+        elif result != 0:
+            raise_driver_error(result)
+    if reason != OK:
+        kernel.exits_[reason] += 1
+        state.finish_with_triton(kernel, compiled, evaluated, <uint64_t>stream, bound)
+    elif nobody_has(kernel.bound, bound, tag):
+        for i in range(kernel.parameter_count):
+            if tags[i] & TAG_TENSOR:
+                lowlat_take_out(bound, kernel.bound.places[i])
+        kernel.bound.spare = bound
+    return lowlat_new_reference(compiled)
 
 
-cdef bint read_addresses(Kernel kernel, int device, PyObject* const* arguments, uint64_t* payload) except -1:
+cdef bint read_addresses(Kernel kernel, int device, PyObject* const* arguments, const uint8_t* tags,
+                         uint64_t* payload) except -1:
     """Into the payload, where the tensors are now: a grid callable may move one (resize_, set_), and Triton asks for
     the addresses after it.  False where that takes Triton's launcher."""
     cdef Py_ssize_t i
     cdef PyTypeObject* kind
     cdef uint8_t tag
+    cdef uint64_t pointer
     cdef bint modes_checked = False
     for i in range(kernel.parameter_count):
+        if not tags[i] & TAG_TENSOR:
+            continue
         kind = type_of(arguments[i])
-        if kind == state.tensor_type or kind == state.parameter_type:
-            if not modes_checked:
-                if function_mode_enabled():
-                    return False
-                modes_checked = True
-            if specialize_tensor(&kernel.parameters[i], arguments[i], device, &tag, &payload[i]) != OK:
+        if kind != state.tensor_type and kind != state.parameter_type:
+            return False
+        if not modes_checked:
+            if function_mode_enabled():
                 return False
+            modes_checked = True
+        if (lowlat_torch.rung == LOWLAT_RUNG_SHIM and not lowlat_shim_pointer(arguments[i], &pointer)
+                and pointer == payload[i]):
+            continue  # where it was, it is on the device that it was on
+        if specialize_tensor(&kernel.parameters[i], arguments[i], device, &tag, &payload[i]) != OK:
+            return False
     return True
 
 
@@ -919,15 +934,6 @@ cdef Binding resolve_binding(Kernel kernel, Py_ssize_t positional, tuple names, 
     return binding
 
 
-cdef dict bind_arguments(Kernel kernel, PyObject* const* arguments):
-    """Triton's `bound_args`: every parameter's name and value, in order."""
-    cdef dict bound = PyDict_Copy(kernel.template)  # cheaper than growing a new one
-    cdef Py_ssize_t i
-    for i in range(kernel.parameter_count):
-        PyDict_SetItem(bound, <object>PyTuple_GET_ITEM(kernel.names, i), <object>arguments[i])
-    return bound
-
-
 cdef bint still_bound(Kernel kernel, dict bound, PyObject* const* arguments) except -1:
     """Whether the grid callable left its dict as it was."""
     cdef Py_ssize_t position = 0, i = 0
@@ -1194,37 +1200,122 @@ cdef bint compare_global(Global item, PyObject* current) except -1:
     return True
 
 
+# ---- dicts of arguments -------------------------------------------------------------------------------------------
+
+# Who gets a dict with each call may keep it or write to it.  If he did neither, which is the rule, it is filled again
+# for the next call: two dozen stores, and mostly not even those, since numbers and strings stay in it.  Nothing else
+# does: a tensor is not kept alive.  A call within the call, or in another thread, finds no spare dict and makes one.
+
+cdef NamedArguments named_arguments(dict template):
+    cdef NamedArguments named = NamedArguments.__new__(NamedArguments)
+    named.names = tuple(template)
+    named.count = len(template)
+    named.template = template
+    named.places = <int32_t*>malloc((named.count + 1) * sizeof(int32_t))
+    if named.places == NULL:
+        raise MemoryError()
+    named.places_known = lowlat_value_places(template, named.places)
+    return named
+
+
+cdef inline dict name_arguments(NamedArguments named, PyObject* const* args, Py_ssize_t positional, PyObject* grid):
+    """A dict of `args` under the names.  With a grid, that and `warmup`, which is in the template, come between the
+    positional arguments and the others."""
+    cdef Py_ssize_t given = 0 if grid == NULL else 2
+    cdef dict bound = named.spare
+    if bound is None:
+        bound = lowlat_noticed_copy(named.template)
+    else:
+        named.spare = None
+    set_arguments(named, bound, 0, args, positional)
+    if grid != NULL:
+        set_arguments(named, bound, positional, &grid, 1)
+    set_arguments(named, bound, positional + given, args + positional, named.count - positional - given)
+    lowlat_track(bound)
+    return bound
+
+
+cdef inline int set_arguments(NamedArguments named, dict bound, Py_ssize_t first, PyObject* const* args,
+                              Py_ssize_t count) except -1:
+    cdef Py_ssize_t i
+    if named.places_known:
+        lowlat_put(bound, named.places + first, args, count)
+    else:
+        for i in range(count):
+            PyDict_SetItem(bound, <object>PyTuple_GET_ITEM(named.names, first + i), <object>args[i])
+    return 0
+
+
+cdef inline bint unwritten(dict bound, uint64_t tag):
+    """Whether a dict is as it was when it had this tag; False where CPython cannot tell."""
+    return tag != 0 and tag == lowlat_dict_tag(bound)
+
+
+cdef inline bint nobody_has(NamedArguments named, dict bound, uint64_t tag):
+    """After the call: whether the dict can be used for the next, once what it must not keep alive is taken out."""
+    return Py_REFCNT(<PyObject*>bound) == 1 and named.places_known and unwritten(bound, tag)
+
+
 # ---- grid ---------------------------------------------------------------------------------------------------------
 
-cdef inline bint parse_grid(PyObject* grid, int32_t* blocks) except -1:
-    """One to three ints (more are ignored, as Triton does); False for everything else, which is Triton's."""
+cdef inline bint parse_grid(PyObject* grid, int route, int32_t* blocks) except -1:
+    """One to three ints (more are ignored, as Triton does), or what is one to Triton's launcher without a line of
+    Python; False for everything else, which is Triton's."""
     cdef Py_ssize_t size, i
     cdef PyObject** items
-    if is_tuple(grid):
+    if is_list(grid):
+        size = list_size(grid)
+        items = (<PyListObject*>grid).ob_item
+    elif is_tuple(grid) or type_of(grid) == state.size_type or lowlat_reads_as_tuple(grid):
         size = tuple_size(grid)
         items = <PyObject**>tuple_items(grid)
     else:
-        size = list_size(grid)
-        items = (<PyListObject*>grid).ob_item
+        return False
     if size < 1:
         return False
     blocks[1] = 1
     blocks[2] = 1
     cdef int64_t number
     for i in range(size if size < 3 else 3):
-        if type_of(items[i]) != &PyLong_Type:
-            return False
-        if not lowlat_compact_int(items[i], &number):
-            if not long_block(items[i], &number):
+        if type_of(items[i]) != &PyLong_Type or not lowlat_compact_int(items[i], &number):
+            if not other_block(items[i], route, &number):
                 return False
         blocks[i] = <int32_t>number
     return True
 
 
-cdef bint long_block(PyObject* item, int64_t* number) except -1:
+cdef bint other_block(PyObject* item, int route, int64_t* number) except -1:
+    """A big int, a bool or another subclass of int, numpy's integers, and tl.constexpr, which is what arithmetic with
+    a constexpr gives."""
     cdef int overflow = 0
-    number[0] = PyLong_AsLongLongAndOverflow(<object>item, &overflow)
+    cdef object index = <object>item
+    if type_of(item) != &PyLong_Type:
+        if route == ROUTE_LAUNCHER:
+            return False  # Triton's launcher object multiplies the items as they are
+        if type_of(item) == <PyTypeObject*>state.constexpr_type:
+            index = index.value
+            if type(index) is not int or state.constexpr_type.__index__ is not state.constexpr_index:
+                return False
+        elif not isinstance(index, int):
+            if not is_numpy_integer(type_of(item)):
+                return False
+            index = PyNumber_Index(index)
+    number[0] = PyLong_AsLongLongAndOverflow(index, &overflow)
     return overflow == 0 and INT32_MIN <= number[0] <= INT32_MAX
+
+
+cdef bint is_numpy_integer(PyTypeObject* kind) except -1:
+    """Not a subclass of one, whose __index__ may be in Python."""
+    if state.numpy_integers is None:
+        numpy = sys.modules.get("numpy")
+        if not hasattr(numpy, "sctypeDict"):
+            return False
+        state.numpy_integers = tuple([known for known in set(numpy.sctypeDict.values())
+                                      if issubclass(known, numpy.integer) and known is not numpy.timedelta64])
+    for known in state.numpy_integers:
+        if kind == <PyTypeObject*>known:
+            return True
+    return False
 
 
 # ---- routes -------------------------------------------------------------------------------------------------------
@@ -1984,8 +2075,8 @@ cdef PyObject* launch_with_heuristics(Heuristic outer, PyObject* grid, PyObject*
     if reason != OK:
         return leave_outer(outer, reason, grid, args, positional, names, keywords, through)
 
-    cdef dict values = outer.values
-    cdef dict bound = bind_heuristic(shape, grid, args), copied = None
+    cdef dict values = outer.values, bound
+    cdef NamedArguments named
     cdef uint64_t tag
     cdef Py_ssize_t i, computed = 0, own = positional + keywords
     cdef PyObject** extended = <PyObject**>alloca((positional + shape.keywords_after + 1) * sizeof(PyObject*))
@@ -1995,30 +2086,36 @@ cdef PyObject* launch_with_heuristics(Heuristic outer, PyObject* grid, PyObject*
         for i in range(shape.count):
             check_heuristics(shape, values)
             function = <object>shape.functions[i]
-            # Each gets a dict of its own.  Where CPython can tell that the one before has neither changed nor kept
-            # its, that is as good as new.
+            named = <NamedArguments>PyTuple_GET_ITEM(shape.bound, i)
+            bound = name_arguments(named, extended, positional, grid if through == THROUGH_GETITEM else NULL)
             tag = lowlat_dict_tag(bound)
-            if tag == 0 and i + 1 < shape.count:
-                copied = PyDict_Copy(bound)
             results[i] = lowlat_call_one(function, bound)
             computed += 1
             extended[positional + shape.places[i]] = results[i]
-            if i + 1 == shape.count:
-                break
-            if tag == 0:
-                bound = copied
-            elif Py_REFCNT(<PyObject*>bound) != 1 or lowlat_dict_tag(bound) != tag:
-                bound = bind_heuristic(shape, grid, args)
-                add_values(bound, shape.heuristics, results, i)
-            PyDict_SetItem(bound, <object>PyTuple_GET_ITEM(shape.heuristics, i), <object>results[i])
+            if nobody_has(named, bound, tag):
+                keep_scalars(named, bound)
+                named.spare = bound
+            bound = None
         check_heuristics(shape, values)
-        bound = copied = None
         fn = outer.fn
         return hand_on(<PyObject*>fn, grid, extended, positional, tuple_items(<PyObject*>shape.names_after),
                        shape.keywords_after, through)
     finally:
         for i in range(computed):
             lowlat_release(results[i])
+
+
+cdef int keep_scalars(NamedArguments named, dict bound) except -1:
+    cdef Py_ssize_t i
+    cdef PyObject* value
+    cdef PyTypeObject* kind
+    for i in range(named.count):
+        value = lowlat_value_at(bound, named.places[i])
+        kind = type_of(value)
+        if not (kind == &PyLong_Type or value == Py_None or kind == &PyFloat_Type or kind == &PyBool_Type
+                or kind == &PyUnicode_Type):
+            lowlat_take_out(bound, named.places[i])
+    return 0
 
 
 cdef inline int check_heuristics(HeuristicShape shape, dict values) except -1:
@@ -2054,14 +2151,12 @@ cdef HeuristicShape resolve_heuristic_shape(Heuristic outer, Py_ssize_t position
     shape.count = len(values)
     positional_names = outer.arg_names_seen[:positional]
     given = ("grid", "warmup") if through == THROUGH_GETITEM else ()
-    shape.bound_names = (*positional_names, *given, *names)
+    warmup = {"warmup": False} if given else {}
     after = list(names)
+    bound = []
     shape.functions = <PyObject**>calloc(len(values) + 1, sizeof(PyObject*))
     shape.places = <int16_t*>malloc((len(values) + 1) * sizeof(int16_t))
-    shape.template_values = <PyObject**>calloc(len(shape.bound_names) + 1, sizeof(PyObject*))
-    shape.value_places = <int32_t*>malloc((len(shape.bound_names) + 1) * sizeof(int32_t))
-    if (shape.functions == NULL or shape.places == NULL or shape.template_values == NULL
-            or shape.value_places == NULL):
+    if shape.functions == NULL or shape.places == NULL:
         raise MemoryError()
     if positional + len(names) + len(values) > 32000:
         shape.refusal = BINDING
@@ -2070,69 +2165,15 @@ cdef HeuristicShape resolve_heuristic_shape(Heuristic outer, Py_ssize_t position
         if type(name) is not str or name in RUN_NAMES or name in positional_names:
             shape.refusal = BINDING
             return shape
+        if shape.refusal == OK:
+            bound.append(named_arguments({**dict.fromkeys((*positional_names, *given, *after)), **warmup}))
         if name not in after:
             after.append(sys.intern(name))
         shape.places[i] = after.index(name)
     shape.names_after = tuple(after)
     shape.keywords_after = len(after)
-    shape.template = dict.fromkeys(shape.bound_names)
-    for i in range(len(shape.bound_names)):
-        shape.template_values[i] = Py_None
-    if given:
-        shape.template["warmup"] = False
-    if shape.refusal == OK:
-        shape.places_known = lowlat_value_places(shape.template, shape.value_places)
+    shape.bound = tuple(bound)
     return shape
-
-
-cdef dict bind_heuristic(HeuristicShape shape, PyObject* grid, PyObject* const* args):
-    """{**positional, **keywords}, as a copy of the last such dict.  That one keeps ints, strings and the like, of which
-    most are the same from call to call; tensors and everything else it never holds."""
-    cdef dict bound = PyDict_Copy(shape.template)
-    cdef Py_ssize_t i
-    cdef Py_ssize_t given = 2 if shape.through == THROUGH_GETITEM else 0  # grid and warmup, which is in the template
-    for i in range(shape.positional):
-        if args[i] != shape.template_values[i]:
-            bind_one(shape, bound, i, args[i])
-    if given and grid != shape.template_values[shape.positional]:
-        bind_one(shape, bound, shape.positional, grid)
-    for i in range(shape.positional, shape.positional + shape.keywords):
-        if args[i] != shape.template_values[i + given]:
-            bind_one(shape, bound, i + given, args[i])
-    lowlat_track(bound)
-    return bound
-
-
-cdef int add_values(dict bound, tuple names, PyObject* const* values, Py_ssize_t count) except -1:
-    cdef Py_ssize_t i
-    for i in range(count):
-        PyDict_SetItem(bound, <object>PyTuple_GET_ITEM(names, i), <object>values[i])
-    return 0
-
-
-cdef inline int bind_one(HeuristicShape shape, dict bound, Py_ssize_t i, PyObject* argument) except -1:
-    if shape.places_known:
-        lowlat_put(bound, shape.value_places[i], argument)
-    else:
-        PyDict_SetItem(bound, <object>PyTuple_GET_ITEM(shape.bound_names, i), <object>argument)
-    return 0 if type_of(argument) == state.tensor_type else remember_one(shape, i, argument)
-
-
-cdef int remember_one(HeuristicShape shape, Py_ssize_t i, PyObject* argument) except -1:
-    cdef PyTypeObject* kind = type_of(argument)
-    if (kind == &PyLong_Type or kind == &PyFloat_Type or kind == &PyBool_Type or kind == &PyUnicode_Type
-            or argument == Py_None or (is_tuple(argument) and only_ints(argument))):
-        PyDict_SetItem(shape.template, <object>PyTuple_GET_ITEM(shape.bound_names, i), <object>argument)
-        shape.template_values[i] = argument
-    return 0
-
-
-cdef bint only_ints(PyObject* items):
-    cdef Py_ssize_t i
-    for i in range(tuple_size(items)):
-        if type_of(tuple_items(items)[i]) != &PyLong_Type:
-            return False
-    return True
 
 
 # ---- live state ---------------------------------------------------------------------------------------------------
@@ -2323,6 +2364,12 @@ cdef class Plan(Entry):
         return f"<lowlat plan: {ROUTE_NAMES[self.route_]} route, device {self.device}, {self.slot_count} parameters>"
 
 
+@cython.final
+cdef class NamedArguments:
+    def __dealloc__(self):
+        free(self.places)
+
+
 cdef class Kernel:
     """C-level base of lowlat.JITFunction: `kernel[grid]`, `kernel.run`, and the attributes every launch looks at.
 
@@ -2441,7 +2488,6 @@ cdef class Kernel:
         self.names = tuple([entry[0] for entry in parameters])
         self.defaults = tuple([entry[7] for entry in parameters])
         self.positions = {name: i for i, name in enumerate(self.names)}
-        self.template = dict.fromkeys(self.names)
         self.constexpr_count = 0
         for i, (_, kind, specialize_it, align, bits, signed, has_default, _) in enumerate(parameters):
             parameter = &self.parameters[i]
@@ -2475,8 +2521,6 @@ cdef class HeuristicShape(Shape):
     def __dealloc__(self):
         free(self.functions)
         free(self.places)
-        free(self.template_values)
-        free(self.value_places)
 
 
 @cython.final
@@ -2624,6 +2668,7 @@ def configure(*, watch_state, read_state, patched_getitem, describe, run_with_tr
     state.kernel_type = <PyTypeObject*>kernel_type
     lowlat_give_subscript(state.kernel_type, <void*>kernel_subscript)
     state.constexpr_type = constexpr_type
+    state.constexpr_index = constexpr_type.__index__
     state.immutable_types = frozenset(immutable_types)
     state.triton_dtype_type = <PyTypeObject*>triton_dtype_type
     state.classes += [kernel_type, triton_dtype_type]
@@ -2693,10 +2738,10 @@ def set_current_readers(*, uint64_t torch_device=0, uint64_t torch_stream=0, uin
     state.stale = True
 
 
-def configure_torch(*, tensor_type, parameter_type, dtype_type, function_mode_depth, dict dtypes, dict devices,
-                    uint64_t function_mode_enabled=0):
-    """The classes taken for tensors, and whether a TorchFunctionMode is active."""
-    state.classes += [tensor_type, parameter_type, dtype_type]
+def configure_torch(*, tensor_type, parameter_type, dtype_type, size_type, function_mode_depth, dict dtypes,
+                    dict devices, uint64_t function_mode_enabled=0):
+    """The classes taken for tensors and for their shapes, and whether a TorchFunctionMode is active."""
+    state.classes += [tensor_type, parameter_type, dtype_type, size_type]
     state.torch_dtype_type = <PyTypeObject*>dtype_type
     state.function_mode_depth = function_mode_depth
     state.torch_dtypes = dtypes
@@ -2705,6 +2750,7 @@ def configure_torch(*, tensor_type, parameter_type, dtype_type, function_mode_de
     state.tuner_type_version = NO_VERSION
     state.tensor_type = <PyTypeObject*>tensor_type
     state.parameter_type = <PyTypeObject*>parameter_type
+    state.size_type = <PyTypeObject*>size_type
 
 
 def set_rung(str name, *, Py_ssize_t offset=0, bint maybe_borrowed=False, uint64_t data_ptr=0, uint64_t dtype=0,
