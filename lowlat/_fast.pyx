@@ -10,7 +10,7 @@ This module imports neither Triton nor torch: lowlat/_triton.py and lowlat/_torc
 """
 
 cimport cython
-from cpython.dict cimport PyDict_Copy, PyDict_GetItemWithError, PyDict_Next, PyDict_SetItem
+from cpython.dict cimport PyDict_GetItemWithError, PyDict_Next, PyDict_SetItem
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_AsUnsignedLongLong
 from cpython.number cimport PyNumber_Index
 from cpython.object cimport PyCallable_Check, PyObject, PyObject_Call, PyTypeObject

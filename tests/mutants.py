@@ -62,8 +62,8 @@ class Mutant:
 
 def edge(*numbers):
     """The node ids of edge cases."""
-    names = {int(name[5:7]): name for name in re.findall(r"^def (test_\d\d_\w+)", EDGE_CASES, re.MULTILINE)}
-    return tuple(f"test_edge_cases.py::{names[number]}" for number in numbers)
+    return tuple(f"test_edge_cases.py::{name}" for number in numbers
+                 for name in re.findall(rf"^def (test_{number:02}_\w+)", EDGE_CASES, re.MULTILINE))
 
 
 def fast(*names):
@@ -175,8 +175,8 @@ MUTANTS = [
     Mutant("strings are known by their id", FAST,
            "value.word = number_of(strings, argument)", "value.word = <uint64_t>argument", edge(20)),
     Mutant("numbers of strings are given again", FAST,
-           "        strings.count += 1\n        strings.recent[<object>text] = strings.count\n        return strings.count\n",
-           "        strings.recent[<object>text] = len(strings.recent) + 1\n        return len(strings.recent)\n",
+           "        strings.count += 1\n        strings.recent", "        strings.count = len(strings.recent) + 1\n"
+           "        strings.recent",
            fast("strings_are_told_apart_for_ever")),
     Mutant("strings are forgotten, met again or not", FAST,
            "    known = PyDict_GetItemWithError(strings.older, <object>text)\n", "    known = NULL\n",
@@ -410,14 +410,44 @@ MUTANTS = [
            "    (<Launcher>launcher).grid = <object>grid\n",
            "    (<Launcher>launcher).grid = tuple(<object>grid) if is_list(grid) else <object>grid\n", edge(58)),
     Mutant("what a grid callable changes is ignored", FAST,
-           "(tag == 0 or tag != lowlat_dict_tag(bound)) and not still_bound(kernel, bound, arguments)", "False",
+           "not unwritten(bound, tag) and not still_bound(kernel, bound, arguments)", "False",
            edge(55)),
     Mutant("a tensor that a grid callable moves is passed as it was", FAST,
            "        elif not read_addresses(kernel, plan.device, arguments, payload):\n", "        elif False:\n",
            edge(62)),
     Mutant("all grid callables get one dict", FAST,
-           "cdef dict bound = PyDict_Copy(kernel.template)  # cheaper than growing a new one",
-           "cdef dict bound = kernel.template", edge(55)),
+           "    cdef dict bound = named.spare\n    if bound is None:\n        bound = lowlat_noticed_copy(",
+           "    cdef dict bound = named.template\n    if False:\n        bound = lowlat_noticed_copy(", edge(55)),
+    Mutant("a dict that was kept is used again", FAST,
+           "    return Py_REFCNT(<PyObject*>bound) == 1 and named", "    return named",
+           (*edge(55), *tuned("each_heuristic_gets_its_own_dict"))),
+    Mutant("a dict that was written to is used again", FAST,
+           "named.places_known and unwritten(bound, tag)\n", "named.places_known\n",
+           (*edge(55), *tuned("each_heuristic_gets_its_own_dict"))),
+    Mutant("a dict in use is used again", FAST,
+           "    else:\n        named.spare = None\n    set_arguments", "    set_arguments", edge(55),
+           also=(("    return Py_REFCNT(<PyObject*>bound) == 1 and named", "    return named"), )),
+    Mutant("a dict keeps the tensors of the call before", FAST,
+           "            if tags[i] & TAG_TENSOR:\n", "            if False:\n", edge(52)),
+    Mutant("only what a grid callable changes is noticed, not the order", FAST,
+           "        if value != arguments[i] or name != <PyObject*>PyTuple_GET_ITEM(kernel.names, i):\n",
+           "        if value != arguments[i]:\n", edge(55)),
+    Mutant("numpy's subclasses are integers of numpy's", FAST,
+           "        if kind == <PyTypeObject*>known:\n", "        if issubclass(<object>kind, known):\n", edge(54)),
+    Mutant("a constexpr is the number it holds", FAST,
+           "            if type(index) is not int or state.constexpr_type.__index__ is not state.constexpr_index:\n",
+           "            if type(index) is not int:\n", edge(54)),
+    Mutant("bools and the like are multiplied for Triton", FAST,
+           "        if route == ROUTE_LAUNCHER:\n            return False  # Triton's", "        if False:\n"
+           "            return False  # Triton's", edge(54)),
+    Mutant("every subclass of tuple is a tuple", PYTHON_H,
+           "    return PyTuple_Check(object) &&\n           type->tp_as_mapping->mp_subscript == "
+           "PyTuple_Type.tp_as_mapping->mp_subscript &&\n           type->tp_as_sequence->sq_length == "
+           "PyTuple_Type.tp_as_sequence->sq_length;\n", "    (void)type;\n    return PyTuple_Check(object);\n",
+           edge(54)),
+    Mutant("a tuple is never called", FAST,
+           "    if not is_tuple(grid) and not is_list(grid) and PyCallable_Check",
+           "    if not isinstance(<object>grid, (tuple, list)) and PyCallable_Check", edge(54)),
 
     # ---- the launch -------------------------------------------------------------------------------------------------
     Mutant("True is all ones", FAST,
@@ -479,8 +509,8 @@ MUTANTS = [
 
     # ---- the table of plans -----------------------------------------------------------------------------------------
     Mutant("plans are found by hash alone", FAST,
-           "(slot.hash == hash\n                                and matches(entry_at(table, slot.number - 1), fingerprint, "
-           "size))", "slot.hash == hash", fast("fingerprints_with_one_hash")),
+           "(slot.hash == hash\n                                and matches(entry_at(table, slot.number - 1), "
+           "fingerprint, size))", "slot.hash == hash", fast("fingerprints_with_one_hash")),
     Mutant("plans grow without bound", FAST,
            "        if len(table.entries) < MAX_PLANS:\n", "        if True:\n",
            (*fast("plans_are_bounded"), *tuned("keys_are_bounded"))),
@@ -589,21 +619,18 @@ MUTANTS = [
     Mutant("run replaced on a tuner is called by itself", FAST,
            "    if outer.run_replaced and through == THROUGH_GETITEM:\n", "    if outer.run_replaced:\n",
            tuned("run_captured_before_it_was_replaced")),
-    Mutant("all heuristics get one dict", FAST,
-           "            elif Py_REFCNT(<PyObject*>bound) != 1 or lowlat_dict_tag(bound) != tag:\n",
-           "            elif False:\n", tuned("each_heuristic_gets_its_own_dict"), needs="CPython 3.11 or older"),
-    Mutant("the last call's tensors are kept for the heuristics", FAST,
-           "    return 0 if type_of(argument) == state.tensor_type else remember_one(shape, i, argument)\n",
-           "    return remember_one(shape, i, argument)\n",
-           tuned("scalars_are_remembered_and_nothing_else", "arguments_are_not_kept_alive"),
-           also=(("            or argument == Py_None or (is_tuple(argument) and only_ints(argument))):\n",
-                  "            or True):\n"), )),
+    Mutant("a heuristic does not see what those before it returned", FAST,
+           "(*positional_names, *given, *after)", "(*positional_names, *given, *names)", tuned("heuristics")),
+    Mutant("heuristics' dicts keep what they were given", FAST,
+           "                keep_scalars(named, bound)\n", "",
+           tuned("scalars_are_remembered_and_nothing_else", "arguments_are_not_kept_alive",
+                 "what_heuristics_get_is_not_kept")),
     Mutant("heuristics are read once", FAST,
            "    return lowlat_stamp_current(&shape.stamp, <PyObject*>values) or read_heuristics(shape, values)\n",
            "    return shape.functions[0] != NULL or read_heuristics(shape, values)\n", tuned("values_changed")),
     Mutant("heuristics that add a heuristic are not noticed", FAST,
-           "        check_heuristics(shape, values)\n        bound = copied = None\n",
-           "        bound = copied = None\n", tuned("heuristics_that_add_a_heuristic")),
+           "        check_heuristics(shape, values)\n        fn = outer.fn\n",
+           "        fn = outer.fn\n", tuned("heuristics_that_add_a_heuristic")),
     Mutant("a heuristic's value does not replace the caller's", FAST,
            "            extended[positional + shape.places[i]] = results[i]\n",
            "            if shape.places[i] >= keywords:\n"

@@ -15,7 +15,7 @@ from triton import knobs
 
 import lowlat
 from lowlat import _fast, null
-from oracle import Pair, aligned, changed, outcome, torch, unaligned
+from oracle import Pair, aligned, changed, observe, outcome, torch, unaligned
 
 pytestmark = pytest.mark.null
 
@@ -270,7 +270,14 @@ def test_no_cap_on_parameters(count, tmp_path):
     half = count // 2
     names = pair.lowlat.arg_names
     pair.fast(GRID, *arguments[:half], **dict(zip(names[half:], arguments[half:])))
-    pair.fast(lambda meta: (len(meta) + 1, ), *arguments)
+
+    def grid(meta):
+        observe([(name, number) for name, number in meta.items() if type(number) is int])
+        return (len(meta) + 1, )
+
+    for i in range(3):
+        pair.fast(grid, *[number + 16 * i if type(number) is int and number > 1 else number for number in arguments])
+        pair.fast(grid, *arguments)
 
 
 # ---- annotations ----------------------------------------------------------------------------------------------------
