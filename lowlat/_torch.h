@@ -124,6 +124,15 @@ static inline int lowlat_shim_read(PyObject *object, lowlat_tensor *tensor)
            (lowlat_on_device(tensor->device) && lowlat_torch.data_ptr(place, (void **)&tensor->pointer) != 0);
 }
 
+/* The address alone, of a tensor that was read before: 0, or 1 as above. */
+static inline int lowlat_shim_pointer(PyObject *object, uint64_t *pointer)
+{
+    char *place = (char *)object + lowlat_torch.offset;
+    if (lowlat_torch.maybe_borrowed && place[-(Py_ssize_t)sizeof(void *)])
+        return 1;
+    return lowlat_torch.data_ptr(place, (void **)pointer) != 0;
+}
+
 /* The dtype alone, of a tensor anywhere: 0, or 1 as above. */
 static inline int lowlat_shim_dtype(PyObject *object, int32_t *dtype)
 {

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterable
 from types import BuiltinFunctionType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import triton
 from triton import knobs
@@ -504,14 +505,22 @@ def _encoder() -> tuple[Any, int]:
 
 
 def _key_of(kernel: Any, compiled: Any, device: int) -> str | None:
-    """The key under which Triton's cache holds this very object, newest entries first."""
+    """The key under which Triton's cache holds this very object, newest entries first.  It is noted for the next time:
+    of thousands of specialisations used by turns, most have made room for others in lowlat's own table."""
     entry = kernel.device_caches.get(device)
     if entry is None:
         return None
+    key = _keys.get(compiled)
+    if key is not None and entry[0].get(key) is compiled:
+        return key
     for key, value in reversed(entry[0].items()):
         if value is compiled:
+            _keys[compiled] = key
             return key
     return None
+
+
+_keys: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 
 
 constexpr_type, dtype_type, immutable_types = constexpr, dtype, _IMMUTABLE

@@ -64,8 +64,13 @@ class Mutant:
 
 def edge(*numbers):
     """The node ids of edge cases."""
-    names = {int(name[5:7]): name for name in re.findall(r"^def (test_\d\d_\w+)", EDGE_CASES, re.MULTILINE)}
-    return tuple(f"test_edge_cases.py::{names[number]}" for number in numbers)
+    return tuple(f"test_edge_cases.py::{name}" for number in numbers
+                 for name in re.findall(rf"^def (test_{number:02}_\w+)", EDGE_CASES, re.MULTILINE))
+
+
+def fast(*names):
+    """The node ids of tests of the native path."""
+    return tuple(f"test_fast.py::test_{name}" for name in names)
 
 
 def tuned(*names):
@@ -180,16 +185,22 @@ MUTANTS = [
            also=(("    value.object = NULL\n    Py_XDECREF(old)\n    if kind", "    value.object = NULL\n    if kind"),
                  ("        values[i].object = NULL\n        Py_XDECREF(old)\n", "        values[i].object = NULL\n"))),
     Mutant("strings are known by their id", FAST,
-           "        canonical = string\n    return canonical\n",
-           "        canonical = string\n    canonical = string\n    return canonical\n", edge(20)),
+           "value.word = number_of(strings, argument)", "value.word = <uint64_t>argument", edge(20)),
+    Mutant("numbers of strings are given again", FAST,
+           "        strings.count += 1\n        strings.recent", "        strings.count = len(strings.recent) + 1\n"
+           "        strings.recent",
+           fast("strings_are_told_apart_for_ever")),
+    Mutant("strings are forgotten, met again or not", FAST,
+           "    known = PyDict_GetItemWithError(strings.older, <object>text)\n", "    known = NULL\n",
+           fast("strings_are_told_apart_for_ever")),
     Mutant("constexpr objects are known by their id", FAST,
            "    else:\n        return False\n    Py_INCREF(<object>argument)\n",
            "    else:\n        value.tag = TAG_VALUE_OBJECT\n        value.word = <uint64_t>argument\n"
            "    Py_INCREF(<object>argument)\n", edge(12, 15)),
     Mutant("constexpr objects are known by their text", FAST,
            "    else:\n        return False\n    Py_INCREF(<object>argument)\n",
-           "    else:\n        text = strings.setdefault(repr(<object>argument), repr(<object>argument))\n"
-           "        value.tag = TAG_VALUE_OBJECT\n        value.word = <uint64_t><PyObject*>text\n"
+           "    else:\n        text = repr(<object>argument)\n"
+           "        value.tag = TAG_VALUE_OBJECT\n        value.word = number_of(strings, <PyObject*>text)\n"
            "    Py_INCREF(<object>argument)\n", edge(13)),
     Mutant("tl.constexpr is unwrapped", FAST,
            "    else:\n        return False\n    Py_INCREF(<object>argument)\n",
@@ -269,7 +280,7 @@ MUTANTS = [
            "    cdef int reason = live_reason(kernel)\n",
            "    cdef int reason = live_reason(kernel)\n"
            "    if reason == LAUNCH_HOOK and grid != NULL and is_tuple(grid) and 0 in <object>grid:\n"
-           "        return lowlat_new_reference(kernel.last.reference())\n", edge(35)),
+           "        return lowlat_new_reference((<Plan>kernel.plans_.last).reference())\n", edge(35)),
     Mutant("a hook that the grid callable installs has no metadata", TRITON,
            "    launch_metadata = compiled.launch_metadata(grid, stream, *bound.values())\n",
            "    launch_metadata = None\n", edge(36)),
@@ -502,14 +513,44 @@ MUTANTS = [
            "    (<Launcher>launcher).grid = <object>grid\n",
            "    (<Launcher>launcher).grid = tuple(<object>grid) if is_list(grid) else <object>grid\n", edge(58)),
     Mutant("what a grid callable changes is ignored", FAST,
-           "(tag == 0 or tag != lowlat_dict_tag(bound)) and not still_bound(kernel, bound, arguments)", "False",
+           "not unwritten(bound, tag) and not still_bound(kernel, bound, arguments)", "False",
            edge(55)),
     Mutant("a tensor that a grid callable moves is passed as it was", FAST,
            "        elif not read_addresses(kernel, plan.device, arguments, payload, tail):\n", "        elif False:\n",
            edge(62)),
     Mutant("all grid callables get one dict", FAST,
-           "cdef dict bound = PyDict_Copy(kernel.template)  # cheaper than growing a new one",
-           "cdef dict bound = kernel.template", edge(55)),
+           "    cdef dict bound = named.spare\n    if bound is None:\n        bound = lowlat_noticed_copy(",
+           "    cdef dict bound = named.template\n    if False:\n        bound = lowlat_noticed_copy(", edge(55)),
+    Mutant("a dict that was kept is used again", FAST,
+           "    return Py_REFCNT(<PyObject*>bound) == 1 and named", "    return named",
+           (*edge(55), *tuned("each_heuristic_gets_its_own_dict"))),
+    Mutant("a dict that was written to is used again", FAST,
+           "named.places_known and unwritten(bound, tag)\n", "named.places_known\n",
+           (*edge(55), *tuned("each_heuristic_gets_its_own_dict"))),
+    Mutant("a dict in use is used again", FAST,
+           "    else:\n        named.spare = None\n    set_arguments", "    set_arguments", edge(55),
+           also=(("    return Py_REFCNT(<PyObject*>bound) == 1 and named", "    return named"), )),
+    Mutant("a dict keeps the tensors of the call before", FAST,
+           "            if tags[i] & TAG_TENSOR:\n", "            if False:\n", edge(52)),
+    Mutant("only what a grid callable changes is noticed, not the order", FAST,
+           "        if value != arguments[i] or name != <PyObject*>PyTuple_GET_ITEM(kernel.names, i):\n",
+           "        if value != arguments[i]:\n", edge(55)),
+    Mutant("numpy's subclasses are integers of numpy's", FAST,
+           "        if kind == <PyTypeObject*>known:\n", "        if issubclass(<object>kind, known):\n", edge(54)),
+    Mutant("a constexpr is the number it holds", FAST,
+           "            if type(index) is not int or state.constexpr_type.__index__ is not state.constexpr_index:\n",
+           "            if type(index) is not int:\n", edge(54)),
+    Mutant("bools and the like are multiplied for Triton", FAST,
+           "        if route == ROUTE_LAUNCHER:\n            return False  # Triton's", "        if False:\n"
+           "            return False  # Triton's", edge(54)),
+    Mutant("every subclass of tuple is a tuple", PYTHON_H,
+           "    return PyTuple_Check(object) &&\n           type->tp_as_mapping->mp_subscript == "
+           "PyTuple_Type.tp_as_mapping->mp_subscript &&\n           type->tp_as_sequence->sq_length == "
+           "PyTuple_Type.tp_as_sequence->sq_length;\n", "    (void)type;\n    return PyTuple_Check(object);\n",
+           edge(54)),
+    Mutant("a tuple is never called", FAST,
+           "    if not is_tuple(grid) and not is_list(grid) and PyCallable_Check",
+           "    if not isinstance(<object>grid, (tuple, list)) and PyCallable_Check", edge(54)),
 
     # ---- the launch -------------------------------------------------------------------------------------------------
     Mutant("True is all ones", FAST,
@@ -566,8 +607,30 @@ MUTANTS = [
     Mutant("warmup launches", FAST,
            "    if warmup:\n        lowlat_hold(compiled)\n        return compiled\n", "", edge(64)),
     Mutant("the last but one plan is taken unseen", FAST,
-           "    if not matches(<Plan>found, fingerprint, size):\n        found = PyDict",
-           "    if kernel.second is None:\n        found = PyDict", edge(2)),
+           "    if not matches(found, fingerprint, size):\n        slot =",
+           "    if found == NULL:\n        slot =", edge(2)),
+
+    # ---- the table of plans -----------------------------------------------------------------------------------------
+    Mutant("plans are found by hash alone", FAST,
+           "(slot.hash == hash\n                                and matches(entry_at(table, slot.number - 1), "
+           "fingerprint, size))", "slot.hash == hash", fast("fingerprints_with_one_hash")),
+    Mutant("plans grow without bound", FAST,
+           "        if len(table.entries) < MAX_PLANS:\n", "        if True:\n",
+           (*fast("plans_are_bounded"), *tuned("keys_are_bounded"))),
+    Mutant("an evicted plan hides others", FAST,
+           "        if ((place - table.slots[place].hash) & table.mask) >= ((place - hole) & table.mask):\n",
+           "        if False:\n", fast("plans_are_bounded")),
+    Mutant("a plan that moves up is hidden", FAST,
+           "        if ((place - table.slots[place].hash) & table.mask) >= ((place - hole) & table.mask):\n",
+           "        if True:\n", fast("plans_are_bounded")),
+    Mutant("plans in use are evicted in their turn", FAST,
+           "    (<Entry>found).used = True\n", "    pass\n", fast("plans_are_bounded")),
+    Mutant("when the table grows, nothing moves", FAST,
+           "            place = table.slots[i].hash & (2 * count - 1)\n", "            place = i\n",
+           fast("plans_are_bounded")),
+    Mutant("a forgotten kernel's plan is kept beside the new one", FAST,
+           "    if slot.number == 0:\n        if len(table.entries)", "    if True:\n        if len(table.entries)",
+           edge(39)),
 
     # ---- tuners and heuristics --------------------------------------------------------------------------------------
     Mutant("a tuner's cache is looked into once", FAST,
@@ -659,21 +722,18 @@ MUTANTS = [
     Mutant("run replaced on a tuner is called by itself", FAST,
            "    if outer.run_replaced and through == THROUGH_GETITEM:\n", "    if outer.run_replaced:\n",
            tuned("run_captured_before_it_was_replaced")),
-    Mutant("all heuristics get one dict", FAST,
-           "            elif Py_REFCNT(<PyObject*>bound) != 1 or lowlat_dict_tag(bound) != tag:\n",
-           "            elif False:\n", tuned("each_heuristic_gets_its_own_dict"), needs="CPython 3.11 or older"),
-    Mutant("the last call's tensors are kept for the heuristics", FAST,
-           "    return 0 if type_of(argument) == state.tensor_type else remember_one(shape, i, argument)\n",
-           "    return remember_one(shape, i, argument)\n",
-           tuned("scalars_are_remembered_and_nothing_else", "arguments_are_not_kept_alive"),
-           also=(("            or argument == Py_None or (is_tuple(argument) and only_ints(argument))):\n",
-                  "            or True):\n"), )),
+    Mutant("a heuristic does not see what those before it returned", FAST,
+           "(*positional_names, *given, *after)", "(*positional_names, *given, *names)", tuned("heuristics")),
+    Mutant("heuristics' dicts keep what they were given", FAST,
+           "                keep_scalars(named, bound)\n", "",
+           tuned("scalars_are_remembered_and_nothing_else", "arguments_are_not_kept_alive",
+                 "what_heuristics_get_is_not_kept")),
     Mutant("heuristics are read once", FAST,
            "    return lowlat_stamp_current(&shape.stamp, <PyObject*>values) or read_heuristics(shape, values)\n",
            "    return shape.functions[0] != NULL or read_heuristics(shape, values)\n", tuned("values_changed")),
     Mutant("heuristics that add a heuristic are not noticed", FAST,
-           "        check_heuristics(shape, values)\n        bound = copied = None\n",
-           "        bound = copied = None\n", tuned("heuristics_that_add_a_heuristic")),
+           "        check_heuristics(shape, values)\n        fn = outer.fn\n",
+           "        fn = outer.fn\n", tuned("heuristics_that_add_a_heuristic")),
     Mutant("a heuristic's value does not replace the caller's", FAST,
            "            extended[positional + shape.places[i]] = results[i]\n",
            "            if shape.places[i] >= keywords:\n"
@@ -684,10 +744,6 @@ MUTANTS = [
            tuned("nothing_leaks")),
     Mutant("configurations are kept after the cache was cleared", FAST,
            "        drop_shapes(tuner)  # the cache", "        pass  # the cache", tuned("configs_are_not_kept_alive")),
-    Mutant("a tuner's choices grow without bound", FAST,
-           "    if len(shape.choices) >= MAX_PLANS or len(tuner.strings) >= MAX_PLANS:\n        drop",
-           "    if False:\n        drop", tuned("keys_are_bounded")),
-
     # ---- tensor descriptors -----------------------------------------------------------------------------------------
     Mutant("a tensor map is known by its address", FAST,
            "memcmp(maps.entries[maps.last].key, key, maps.size)", "memcmp(maps.entries[maps.last].key, key, 8)",
