@@ -123,13 +123,11 @@ cdef class Plan:
     cdef object reference     # weak, to the CompiledKernel: Triton decides how long it lives
     cdef object key           # its key in Triton's kernel cache
     cdef object device
-    cdef object launcher      # Triton's launcher object
-    cdef object launch        # its compiled launch function
-    cdef bint flat_arguments  # Triton 3.6: arguments follow one by one
-    cdef object packed_metadata
-    cdef object annotations
-    cdef object signature
-    cdef object cooperative, pdl
+    # How Triton launches it: function(*before, grid, stream, handle, *after, arguments).
+    cdef object function_object
+    cdef tuple before, after
+    cdef bint flat_arguments  # the arguments follow one by one, not as a tuple
+    cdef Py_ssize_t exit_hook  # where among `after` the exit hook belongs, which HIP calls at any rate; or -1
 
     cdef int add_attribute(self, uint32_t number, int32_t value) except -1
 
@@ -296,18 +294,18 @@ cdef class State:
     cdef unsigned int kernel_type_version
     cdef PyTypeObject* kernel_type
     cdef uint64_t environment    # number of the current combination of knobs that Triton keys on
-    cdef bytes variable          # an environment variable that Triton 3.9 reads at every launch
+    cdef tuple variables         # environment variables that Triton reads at every launch, or None
     cdef PyTypeObject* tensor_type
     cdef PyTypeObject* parameter_type
     cdef bint forked
     cdef uint64_t generation     # counts refreshes
     cdef uint64_t tickets        # and those begun
     cdef object get_device, get_stream
-    cdef bytes variable_value
+    cdef tuple variable_values
     cdef dict environments
     # Set once by configure().
     cdef object watch_state, read_state, patched_getitem
-    cdef object describe, run_with_triton, launch_with_triton, finish_with_triton
+    cdef object describe, run_with_triton, launch_with_triton, finish_with_triton, exit_hook
     cdef object constexpr_type
     cdef frozenset immutable_types
     cdef PyTypeObject* triton_dtype_type

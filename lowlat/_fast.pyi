@@ -33,12 +33,11 @@ class Plan:
         pdl: bool = False,
         cooperative: bool = False,
         oversized_shared: bool = False,
-        launcher: Any = None,
-        launch: Any = None,
+        function_object: Any = None,
+        before: tuple[Any, ...] = (),
+        after: tuple[Any, ...] = (),
         flat_arguments: bool = False,
-        packed_metadata: Any = None,
-        annotations: Any = None,
-        signature: Any = None,
+        exit_hook: int = -1,
     ) -> None: ...
     @property
     def route(self) -> str: ...
@@ -102,6 +101,7 @@ def configure(
     run_with_triton: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any],
     launch_with_triton: Callable[[Any, Any, tuple[Any, ...], dict[str, Any]], Any],
     finish_with_triton: Callable[[Any, Any, Any, int, dict[str, Any]], None],
+    exit_hook: Callable[[], Any],
     kernel_type: type,
     constexpr_type: type,
     immutable_types: tuple[type, ...],

@@ -204,7 +204,7 @@ REASONS_TEXT = {
     "run replaced": "`run` was set on this object; it is called",
     "subclass": "the kernel, tuner or heuristics is of a subclass of lowlat's class",
     "no driver": "Triton has no active driver yet",
-    "backend": "the active driver is not Triton's CUDA driver or a subclass of it",
+    "backend": "the active driver is neither Triton's CUDA driver nor its HIP driver, nor a subclass of one",
     "forked": "the process was forked, and Triton has not launched in the child yet",
     "unknown triton": "this version of Triton is not known to lowlat",
     "knob": "a knob that is part of the key has a value that lowlat does not know how to key on",
@@ -792,8 +792,8 @@ cdef inline bint function_mode_enabled() except -1:
 
 cdef bint read_tensor(PyObject* argument, lowlat_tensor* tensor) except -1:
     """By DLPack or by Python.  False: torch refuses, and Triton must say so in its own words."""
-    if lowlat_torch.ranged:
-        tensor.small = (<object>argument).untyped_storage().size() <= INT32_MAX
+    if lowlat_torch.ranged and not read_range(argument, tensor):
+        return False
     if lowlat_torch.rung == LOWLAT_RUNG_DLPACK:
         try:
             lowlat_dlpack_read(argument, tensor)
@@ -803,6 +803,14 @@ cdef bint read_tensor(PyObject* argument, lowlat_tensor* tensor) except -1:
     if lowlat_torch.rung == LOWLAT_RUNG_PYTHON:
         return read_tensor_with_python(<object>argument, tensor)
     return False
+
+
+cdef bint read_range(PyObject* argument, lowlat_tensor* tensor) except -1:
+    try:
+        tensor.small = (<object>argument).untyped_storage().size() <= INT32_MAX
+    except RuntimeError:
+        return False  # it has no storage
+    return True
 
 
 cdef bint read_tensor_with_python(object argument, lowlat_tensor* tensor) except -1:
@@ -1161,24 +1169,33 @@ cdef int launch_with_wrapper(Plan borrowed, PyObject* compiled, const int32_t* b
 cdef int call_wrapper(Plan plan, const int32_t* blocks, void* stream, PyObject* const* arguments,
                       Py_ssize_t count) except -1:
     """Triton's compiled launch function packs and launches; no hooks are set, so none is passed."""
-    cdef Py_ssize_t i
-    cdef tuple values = PyTuple_New(count)
-    for i in range(count):
-        Py_INCREF(<object>arguments[i])
-        PyTuple_SET_ITEM(values, i, <object>arguments[i])
-    cdef tuple leading
-    function = PyLong_FromVoidPtr(plan.function)
-    if plan.route_ == ROUTE_LAUNCHER:
-        leading = (blocks[0], blocks[1], blocks[2], <uint64_t>stream, function, plan.packed_metadata, None, None, None)
-        PyObject_Call(plan.launcher, leading + values, None)
-    elif plan.flat_arguments:
-        leading = (blocks[0], blocks[1], blocks[2], <uint64_t>stream, function, plan.cooperative, plan.pdl, None, None,
-                   plan.packed_metadata, None, None, None)
-        PyObject_Call(plan.launch, leading + values, None)
+    # (HIP's launchers call the exit hook with the error of a failed launch set, which even an empty one does not bear.)
+    cdef Py_ssize_t i, place
+    cdef Py_ssize_t before = PyTuple_GET_SIZE(plan.before), after = PyTuple_GET_SIZE(plan.after)
+    cdef tuple values = PyTuple_New(before + 5 + after + (count if plan.flat_arguments else 1))
+    for i in range(before):
+        put(values, i, <object>PyTuple_GET_ITEM(plan.before, i))
+    for i in range(3):
+        put(values, before + i, blocks[i])
+    put(values, before + 3, <uint64_t>stream)
+    put(values, before + 4, PyLong_FromVoidPtr(plan.function))
+    place = before + 5
+    for i in range(after):
+        put(values, place + i, state.exit_hook() if i == plan.exit_hook else <object>PyTuple_GET_ITEM(plan.after, i))
+    place += after
+    if plan.flat_arguments:
+        for i in range(count):
+            put(values, place + i, <object>arguments[i])
     else:
-        PyObject_Call(plan.launch, (
-            blocks[0], blocks[1], blocks[2], <uint64_t>stream, function, plan.cooperative, plan.pdl,
-            plan.packed_metadata, None, None, None, None, None, plan.annotations, plan.signature, values), None)
+        put(values, place, values_of(arguments, count))
+    PyObject_Call(plan.function_object, values, None)
+    return 0
+
+
+cdef inline int put(tuple values, Py_ssize_t i, object value) except -1:
+    """Into a tuple that nobody else has seen."""
+    Py_INCREF(value)
+    PyTuple_SET_ITEM(values, i, value)
     return 0
 
 
@@ -2057,46 +2074,51 @@ cdef inline bint state_current() except -1:
     """Whether the live state is as it was last read: a few loads and compares, no dict is looked into."""
     if state.stale or not lowlat_watched_current():
         return False
-    return state.variable is None or variable_current()
+    return state.variables is None or variables_current()
 
 
-cdef bint variable_current() except -1:
-    cdef const char* value = getenv(state.variable)
-    if value == NULL:
-        return state.variable_value is None
-    return state.variable_value is not None and strcmp(value, state.variable_value) == 0
+cdef bint variables_current() except -1:
+    cdef const char* value
+    cdef Py_ssize_t i
+    for i in range(PyTuple_GET_SIZE(state.variables)):
+        value = getenv(<bytes>PyTuple_GET_ITEM(state.variables, i))
+        seen = <object>PyTuple_GET_ITEM(state.variable_values, i)
+        if (seen is not None) if value == NULL else (seen is None or strcmp(value, <bytes>seen) != 0):
+            return False
+    return True
+
+
+cdef object variable_value(bytes name):
+    cdef const char* value = getenv(name)
+    return None if value == NULL else <bytes>value
 
 
 cdef int refresh_state() except -1:
     """Read the live state again.  Watch first, read after, store last and only if no other thread has begun to read
     meanwhile: a change at any moment is then seen by every launch that follows it."""
     cdef lowlat_words words
-    cdef const char* value
     cdef uint64_t ticket
     while True:
         state.stale = True
         state.tickets += 1
         ticket = state.tickets
         memset(&words, 0, sizeof(words))
-        dicts, types, lists, variable = state.watch_state()
+        dicts, types, lists, variables = state.watch_state()
         for watched in dicts:
             lowlat_watch_dict(&words, watched)
         for watched in types:
             lowlat_watch_type(&words, <PyTypeObject*>watched)
         for watched in lists:
             lowlat_watch_list(&words, watched)
-        variable_value = None
-        if variable is not None:
-            value = getenv(variable)
-            if value != NULL:
-                variable_value = <bytes>value
-        reason, environment, get_device, get_stream, c_getters = state.read_state()
+        variable_values = tuple([variable_value(name) for name in variables])
+        reason, environment, get_device, get_stream, c_getters, ranged = state.read_state()
         if ticket == state.tickets:
             break
     lowlat_watch(&words, (dicts, types, lists))
     state.kernel_type_version = (<PyTypeObjectFields*>state.kernel_type).tp_version_tag
-    state.variable = variable
-    state.variable_value = variable_value
+    state.variables = variables or None
+    state.variable_values = variable_values
+    lowlat_torch.ranged = ranged
     state.get_device = get_device
     state.get_stream = get_stream
     state.c_getters = c_getters
@@ -2138,9 +2160,8 @@ cdef class Plan:
 
     def __init__(self, str route, *, str reason="ok", object compiled=None, object key=None, int device=0,
                  uint64_t function=0, uint32_t threads=0, uint32_t clusters=1, uint32_t shared=0, tuple slots=(),
-                 bint pdl=False, bint cooperative=False, bint oversized_shared=False, object launcher=None,
-                 object launch=None, bint flat_arguments=False, object packed_metadata=None, object annotations=None,
-                 object signature=None):
+                 bint pdl=False, bint cooperative=False, bint oversized_shared=False, object function_object=None,
+                 tuple before=(), tuple after=(), bint flat_arguments=False, Py_ssize_t exit_hook=-1):
         import weakref
 
         self.route_ = {name: number for number, name in ROUTE_NAMES.items()}[route]
@@ -2152,14 +2173,11 @@ cdef class Plan:
         self.threads = threads
         self.clusters = clusters
         self.shared = shared
-        self.launcher = launcher
-        self.launch = launch
+        self.function_object = function_object
+        self.before = before
+        self.after = after
         self.flat_arguments = flat_arguments
-        self.packed_metadata = packed_metadata
-        self.annotations = annotations
-        self.signature = signature
-        self.pdl = pdl
-        self.cooperative = cooperative
+        self.exit_hook = exit_hook
         self.slot_count = len(slots)
         self.slots = <uint16_t*>malloc((len(slots) + 1) * sizeof(uint16_t))
         if self.slots == NULL:
@@ -2491,7 +2509,7 @@ cdef class Heuristic(Outer):
 
 
 def configure(*, watch_state, read_state, patched_getitem, describe, run_with_triton, launch_with_triton,
-              finish_with_triton, kernel_type, constexpr_type, immutable_types, triton_dtype_type):
+              finish_with_triton, exit_hook, kernel_type, constexpr_type, immutable_types, triton_dtype_type):
     """Called once by lowlat.jit with everything of Triton's that the hot path needs."""
     state.watch_state = watch_state
     state.read_state = read_state
@@ -2500,6 +2518,7 @@ def configure(*, watch_state, read_state, patched_getitem, describe, run_with_tr
     state.run_with_triton = run_with_triton
     state.launch_with_triton = launch_with_triton
     state.finish_with_triton = finish_with_triton
+    state.exit_hook = exit_hook
     state.kernel_type = <PyTypeObject*>kernel_type
     lowlat_give_subscript(state.kernel_type, <void*>kernel_subscript)
     state.constexpr_type = constexpr_type

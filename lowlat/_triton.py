@@ -39,8 +39,9 @@ _driver_config = triton_jit.driver
 VERSION = tuple(int(part) for part in triton.__version__.split("+")[0].split(".")[:2] if part.isdigit())
 KNOWN_VERSIONS = ((3, 6), (3, 9))
 
-# Read at every launch by Triton 3.9, straight from the environment.
+# Read at every launch straight from the environment: by Triton 3.9, and for AMD by all.
 _FPSAN_VARIABLE = "TRITON_FPSAN_HOMOMORPHIC_CASTS"
+_BUFFER_OPS_VARIABLE = "AMDGCN_USE_BUFFER_OPS"
 
 # Parameters of these names change what Triton's generated binder does (it has globals and arguments of its own).
 _RESERVED_NAMES = {
@@ -72,14 +73,27 @@ UNKNOWN = unknown()
 # ---- live state ----------------------------------------------------------------------------------------------------
 
 
-def _launcher_class() -> Any:
-    """Triton's CUDA launcher class; its module exists once a CUDA driver was looked for."""
-    module = sys.modules.get("triton.backends.nvidia.driver")
-    return getattr(module, "CudaLauncher", None)
+def _backend_class(backend: str, name: str, module: str = "driver") -> Any:
+    """A class of one of Triton's two backends, or None; its module exists once a driver was looked for."""
+    return getattr(sys.modules.get(f"triton.backends.{backend}.{module}"), name, None)
 
 
-def _cuda_driver_class() -> Any:
-    return getattr(sys.modules.get("triton.backends.nvidia.driver"), "CudaDriver", None)
+def _launcher_classes() -> list[Any]:
+    known = (_backend_class("nvidia", "CudaLauncher"), _backend_class("amd", "HIPLauncher"))
+    return [launcher for launcher in known if launcher is not None]
+
+
+def _is_driver(active: Any, backend: str, name: str) -> bool:
+    known = _backend_class(backend, name)
+    return known is not None and isinstance(active, known)
+
+
+def _is_cuda(active: Any) -> bool:
+    return _is_driver(active, "nvidia", "CudaDriver")
+
+
+def _is_hip(active: Any) -> bool:
+    return _is_driver(active, "amd", "HIPDriver")
 
 
 def _tensor_classes() -> list[Any]:
@@ -104,14 +118,15 @@ def _own_dict(holder: Any) -> dict[str, Any]:
     return vars(holder)
 
 
-for _holder in (knobs.runtime, knobs.compilation, knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook,
-                _driver_config):
+for _holder in (knobs.runtime, knobs.compilation, knobs.amd, knobs.runtime.launch_enter_hook,
+                knobs.runtime.launch_exit_hook, _driver_config):
     if type(_holder).__module__.startswith("triton."):
         _own_dict(_holder)  # at import, while hardly anybody else can be writing to them
 
 
-def watch_state(kernel_type: type) -> tuple[tuple[dict[str, Any], ...], list[type], list[list[Any]], bytes | None]:
-    """The dicts, types and hook lists whose change can change what `read_state` says, and an environment variable."""
+def watch_state(
+        kernel_type: type) -> tuple[tuple[dict[str, Any], ...], list[type], list[list[Any]], tuple[bytes, ...]]:
+    """The dicts, types, hook lists and environment variables whose change can change what `read_state` says."""
     runtime, compilation = knobs.runtime, knobs.compilation
     active = _driver_config._active
     dicts = [vars(knobs), _own_dict(runtime), _own_dict(compilation), _own_dict(_driver_config)]
@@ -122,21 +137,24 @@ def watch_state(kernel_type: type) -> tuple[tuple[dict[str, Any], ...], list[typ
             dicts.append(_own_dict(hook))
             if type(hook.calls) is list:
                 lists.append(hook.calls)
-    cuda = _cuda_driver_class()
-    if cuda is not None and isinstance(active, cuda):
+    if _is_cuda(active) or _is_hip(active):
         dicts.append(_own_dict(active))
         types.append(type(active))
     types.extend(_tensor_classes())
-    launcher = _launcher_class()
-    if launcher is not None:
-        types.append(launcher)
-    variable = _FPSAN_VARIABLE.encode() if _has_fpsan(compilation) else None
-    return tuple(dicts), types, lists, variable
+    types.extend(_launcher_classes())
+    variables = [_FPSAN_VARIABLE.encode()] if _has_fpsan(compilation) else []
+    if _is_hip(active):
+        dicts.append(_own_dict(knobs.amd))
+        types.extend((type(knobs.amd), *_amd_specializers()))
+        variables.append(_BUFFER_OPS_VARIABLE.encode())
+    return tuple(dicts), types, lists, tuple(variables)
 
 
-def read_state() -> tuple[str, tuple[Any, ...], Any, Any, bool]:
-    """(reason or "ok", the knobs in Triton's key, device getter, stream getter, whether C functions replace them)."""
-    reason, environment, active = "ok", _environment(), _driver_config._active
+def read_state() -> tuple[str, tuple[Any, ...], Any, Any, bool, bool]:
+    """(reason or "ok", the knobs in Triton's key, device getter, stream getter, whether C functions replace them,
+    whether the size of a tensor's storage is in the key)."""
+    active = _driver_config._active
+    reason, environment = "ok", _environment(_is_hip(active))
     get_device = get_stream = None
     c_getters = False
     if UNKNOWN is not None:
@@ -152,7 +170,7 @@ def read_state() -> tuple[str, tuple[Any, ...], Any, Any, bool]:
         reason, environment = "knob", ()
     elif active is None:
         reason = "no driver"
-    elif _cuda_driver_class() is None or not isinstance(active, _cuda_driver_class()):
+    elif not (_is_cuda(active) or _is_hip(active)):
         reason = "backend"
     elif not (hasattr(active, "get_current_device") and hasattr(active, "get_current_stream")):
         reason = "backend"  # Triton says what is missing
@@ -161,14 +179,16 @@ def read_state() -> tuple[str, tuple[Any, ...], Any, Any, bool]:
 
         get_device, get_stream = active.get_current_device, active.get_current_stream
         c_getters = _torch.readers_of(get_device, get_stream)
-    return reason, environment, get_device, get_stream, c_getters
+    return reason, environment, get_device, get_stream, c_getters, _is_hip(active)
 
 
-def _environment() -> tuple[tuple[type, Any], ...]:
-    """The knobs that Triton puts into every launch's options, by type and value."""
+def _environment(hip: bool) -> tuple[tuple[type, Any], ...]:
+    """The knobs that Triton puts into every launch's options, or into a tensor's key, by type and value."""
     values = [knobs.runtime.debug, knobs.compilation.instrumentation_mode]
     if _has_fpsan(knobs.compilation):
         values.append(knobs.compilation.fpsan_homomorphic_casts)
+    if hip:
+        values += ["hip", knobs.amd.use_buffer_ops]
     return tuple((type(value), value) for value in values)
 
 
@@ -193,10 +213,23 @@ def patched() -> bool:
 
 def _see_late_classes() -> None:
     """Classes that may be imported later than lowlat: as they are when first seen."""
-    tensors = [(owner, name) for owner in _tensor_classes() for name in ("data_ptr", "dtype")]
-    for owner, name in ((_launcher_class(), "__call__"), *tensors):
-        if owner is not None and not any(known is owner and at == name for known, at, _ in _ORIGINALS):
-            _ORIGINALS.append((owner, name, inspect.getattr_static(owner, name)))
+    names = [(owner, name) for owner in _tensor_classes() for name in ("data_ptr", "dtype")]
+    names += [(owner, "__call__") for owner in _launcher_classes()]
+    if _is_hip(_driver_config._active):
+        names += [(owner, name) for owner in _tensor_classes() for name in ("untyped_storage", "ptr_range")]
+        names += [(owner, name) for owner in _amd_specializers() for name in _SPECIALIZERS]
+    for owner, name in names:
+        if not any(known is owner and at == name for known, at, _ in _ORIGINALS):
+            _ORIGINALS.append((owner, name, inspect.getattr_static(owner, name, None)))
+
+
+_SPECIALIZERS = ("get_tensor_specialization", "is_within_2gb")
+
+
+def _amd_specializers() -> list[Any]:
+    """The classes that Triton asks, in Python, what is in the key about a tensor on AMD."""
+    backend = _backend_class("amd", "HIPBackend", "compiler")
+    return [owner for owner in getattr(backend, "__mro__", ()) if any(name in vars(owner) for name in _SPECIALIZERS)]
 
 
 _NATIVE_RUN = inspect.getattr_static(_fast.Kernel, "run")
@@ -367,24 +400,35 @@ def plan_of(kernel: Any, compiled: Any, device: int) -> Any:
     launcher = compiled._run
     if key is None:
         return None
-    if type(launcher) is not _launcher_class():
+    hip = type(launcher) is _backend_class("amd", "HIPLauncher")
+    if not hip and type(launcher) is not _backend_class("nvidia", "CudaLauncher"):
         return _fast.Plan("triton", reason="launcher")
+    # The key was made by the backend that was active when the kernel was first used on this device.
+    backend = kernel.device_caches[device][3]
+    if not getattr(backend, "supports_native_tensor_specialization", True) and not _is_hip(_driver_config._active):
+        return _fast.Plan("triton", reason="backend")
     signature = list(compiled.src.signature.values())
     if list(compiled.src.signature) != [parameter.name for parameter in kernel.params]:
         return _fast.Plan("triton", reason="launcher")
     if not all(isinstance(type_, str) and not type_.startswith(("tensordesc", "nvTmaDesc")) for type_ in signature):
         return _fast.Plan("triton", reason="launcher")  # tuples and descriptors
     slots = tuple(i for i, type_ in enumerate(signature) if type_ != "constexpr")
-    scratch = launcher.global_scratch_size > 0 or launcher.profile_scratch_size > 0
+    # (Up to Triton 3.7 AMD's launcher has no global scratch memory.)
+    scratch = getattr(launcher, "global_scratch_size", 0) > 0 or launcher.profile_scratch_size > 0
     sanitized = getattr(launcher, "gsan_enabled", False)
     packed = all(signature[i].startswith("*") or signature[i] in _PACKED_TYPES for i in slots)
     if scratch or sanitized:
         route = "launcher"
-    elif packed and kernel.route != "wrapper":
+    elif packed and kernel.route != "wrapper" and not hip:
         route = "driver"
     else:
         route = "wrapper"
     threads, clusters, shared = compiled.packed_metadata
+    function_object, (before, after, after_hooks) = launcher.launch, _launch_call(compiled, launcher, hip)
+    if route == "launcher":
+        function_object, (before, after, after_hooks) = launcher, ((), (compiled.packed_metadata, *_NO_HOOKS), ())
+    after += after_hooks
+    flat = route == "launcher" or VERSION < (3, 7)
     return _fast.Plan(
         route,
         compiled=compiled,
@@ -395,16 +439,37 @@ def plan_of(kernel: Any, compiled: Any, device: int) -> Any:
         clusters=clusters,
         shared=shared,
         slots=slots,
-        pdl=bool(launcher.launch_pdl),
+        pdl=not hip and bool(launcher.launch_pdl),
         cooperative=bool(launcher.launch_cooperative_grid),
         oversized_shared=VERSION >= (3, 8) and shared > _OVERSIZED_SHARED,
-        launcher=launcher,
-        launch=launcher.launch,
-        flat_arguments=VERSION < (3, 7),
-        packed_metadata=compiled.packed_metadata,
-        annotations=getattr(launcher, "arg_annotations", None),
-        signature=getattr(launcher, "kernel_signature", None),
+        function_object=function_object,
+        before=before,
+        after=after,
+        flat_arguments=flat,
+        exit_hook=len(after) - len(after_hooks) - 1 if hip else -1,
     )
+
+
+_NO_HOOKS = (None, None, None)  # the launch's metadata, enter hook, exit hook
+
+
+def exit_hook() -> Any:
+    return knobs.runtime.launch_exit_hook
+
+
+def _launch_call(compiled: Any, launcher: Any, hip: bool) -> tuple[tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]]:
+    """What the launcher's compiled launch function gets before the grid, the stream and the handle; after them, up to
+    the hooks; and then.  For a kernel that needs no scratch memory."""
+    layout = () if VERSION < (3, 7) else (launcher.arg_annotations, launcher.kernel_signature)
+    if hip:
+        scratch: tuple[None, ...] = (None, None) if VERSION >= (3, 8) else (None, )
+        warp_size = () if VERSION < (3, 7) else (launcher.warp_size, )
+        return ((launcher.launch_cooperative_grid, ), (*scratch, compiled.packed_metadata, *_NO_HOOKS),
+                (*warp_size, *layout))
+    modes = (launcher.launch_cooperative_grid, launcher.launch_pdl)
+    if VERSION < (3, 7):
+        return (), (*modes, None, None, compiled.packed_metadata, *_NO_HOOKS), ()
+    return (), (*modes, compiled.packed_metadata, *_NO_HOOKS), (None, None, *layout)
 
 
 def _key_of(kernel: Any, compiled: Any, device: int) -> str | None:

@@ -79,10 +79,11 @@ def _prepare() -> None:
 def _plan_of(kernel: Any, compiled: Any, device: int) -> Any:
     """A plan of what Triton launched, once the driver's entry points are known."""
     global _driver_found
-    if not _driver_found:
+    plan = _triton.plan_of(kernel, compiled, device)
+    if plan is not None and plan.route == "driver" and not _driver_found:
         _fast.find_driver()
         _driver_found = True
-    return _triton.plan_of(kernel, compiled, device)
+    return plan
 
 
 def forget_driver() -> None:
@@ -101,6 +102,7 @@ _fast.configure(
     run_with_triton=_run_with_triton,
     launch_with_triton=_launch_with_triton,
     finish_with_triton=_triton.finish_with_triton,
+    exit_hook=_triton.exit_hook,
     kernel_type=JITFunction,
     constexpr_type=_triton.constexpr_type,
     immutable_types=_triton.immutable_types,

@@ -71,6 +71,11 @@ def tuned(*names):
     return tuple(f"test_autotune.py::test_{name}" for name in names)
 
 
+def hip(*names):
+    """The node ids of tests of AMD's backend."""
+    return tuple(f"test_hip.py::test_{name}" for name in names)
+
+
 EDGE_CASES = (TESTS / "test_edge_cases.py").read_text()
 FAST, TRITON, PYTHON_H = "_fast.pyx", "_triton.py", "_python.h"
 
@@ -307,7 +312,7 @@ MUTANTS = [
     Mutant("a getter put on the driver is not noticed", TRITON,
            "        dicts.append(_own_dict(active))\n", "", edge(46)),
     Mutant("any driver is CUDA's", TRITON,
-           "elif _cuda_driver_class() is None or not isinstance(active, _cuda_driver_class()):", "elif False:",
+           "elif not (_is_cuda(active) or _is_hip(active)):", "elif False:",
            edge(22, 46)),
     Mutant("patched launch functions are not noticed", TRITON, "    return (any(", "    return False and (any(",
            edge(65)),
@@ -426,13 +431,11 @@ MUTANTS = [
     Mutant("the wrapper route over a callable grid launches nothing", FAST,
            "            call_wrapper(plan, blocks, stream, arguments, kernel.parameter_count)\n", "            pass\n",
            edge(60)),
-    Mutant("the wrapper route confuses cooperative and PDL", FAST,
-           "<uint64_t>stream, function, plan.cooperative, plan.pdl,\n            plan.packed_metadata",
-           "<uint64_t>stream, function, plan.pdl, plan.cooperative,\n            plan.packed_metadata", edge(27),
-           needs="Triton 3.7"),
+    Mutant("the wrapper route confuses cooperative and PDL", TRITON,
+           "modes = (launcher.launch_cooperative_grid, launcher.launch_pdl)",
+           "modes = (launcher.launch_pdl, launcher.launch_cooperative_grid)", edge(27)),
     Mutant("the wrapper route launches on the default stream", FAST,
-           "<uint64_t>stream, function, plan.cooperative, plan.pdl,\n            plan.packed_metadata",
-           "0, function, plan.cooperative, plan.pdl,\n            plan.packed_metadata", edge(43), needs="Triton 3.7"),
+           "    put(values, before + 3, <uint64_t>stream)\n", "    put(values, before + 3, 0)\n", edge(43)),
     Mutant("launch attributes are in another order", FAST,
            "        if pdl:\n"
            "            self.add_attribute(CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, 1)\n"
@@ -465,6 +468,24 @@ MUTANTS = [
     Mutant("the last but one plan is taken unseen", FAST,
            "    if not matches(<Plan>found, fingerprint, size):\n        found = PyDict",
            "    if kernel.second is None:\n        found = PyDict", edge(2)),
+
+    # ---- AMD --------------------------------------------------------------------------------------------------------
+    Mutant("storage size is not in AMD's key", TRITON,
+           "return reason, environment, get_device, get_stream, c_getters, _is_hip(active)",
+           "return reason, environment, get_device, get_stream, c_getters, False", hip("storage_size")),
+    Mutant("buffer ops are read from the environment once", TRITON,
+           "        variables.append(_BUFFER_OPS_VARIABLE.encode())\n", "", hip("buffer_ops")),
+    Mutant("buffer ops assigned are not noticed", TRITON,
+           "        dicts.append(_own_dict(knobs.amd))\n", "", hip("buffer_ops")),
+    Mutant("AMD's replaced specialisers are not noticed", TRITON,
+           "for owner in _amd_specializers() for name in _SPECIALIZERS]", "for owner in () for name in _SPECIALIZERS]",
+           hip("replaced_specialisers")),
+    Mutant("a kernel keyed by AMD's backend has a plan under CUDA's driver", TRITON,
+           "and not _is_hip(_driver_config._active):", "and False:", hip("drivers_change")),
+    Mutant("HIP's launcher gets no exit hook", TRITON,
+           "exit_hook=len(after) - len(after_hooks) - 1 if hip else -1", "exit_hook=-1", hip("failures")),
+    Mutant("cooperative launches are ordinary ones on AMD", TRITON,
+           "return ((launcher.launch_cooperative_grid, ), (*scratch", "return ((False, ), (*scratch", hip("options")),
 
     # ---- tuners and heuristics --------------------------------------------------------------------------------------
     Mutant("a tuner's cache is looked into once", FAST,
