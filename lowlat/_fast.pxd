@@ -59,6 +59,16 @@ cdef struct Value:
     uint8_t tag
 
 
+# What does not fit into a byte and a word per argument, behind the fixed parts of a fingerprint and of a payload.
+cdef struct Tail:
+    uint64_t* words
+    uint64_t* payload
+    Py_ssize_t words_used
+    Py_ssize_t payload_used, payload_room
+    bint ask_python      # whether Python code may run; whoever says so holds what that could drop
+    bint has_objects     # whether an argument has its address from Python code
+
+
 cdef extern from "Python.h":
     ctypedef PyObject* (*vectorcallfunc)(PyObject*, PyObject* const*, size_t, PyObject*)
 
@@ -309,6 +319,10 @@ cdef class State:
     cdef object constexpr_type
     cdef frozenset immutable_types
     cdef PyTypeObject* triton_dtype_type
+    cdef PyTypeObject* constexpr_class
+    cdef PyTypeObject* wrapper_type
+    cdef frozenset kernel_types
+    cdef object enum_type, enum_hash, object_eq
     # Set once by configure_torch().
     cdef PyTypeObject* torch_dtype_type
     cdef object function_mode_depth

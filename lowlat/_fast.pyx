@@ -20,6 +20,7 @@ from libc.stdlib cimport calloc, free, getenv, malloc
 from libc.string cimport memcmp, memcpy, memset, strcmp
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
+import enum
 import sys
 
 
@@ -132,6 +133,12 @@ cdef extern from "Python.h":
     PyObject* PyObject_GenericGetDict(PyObject*, void*) except NULL
     PyObject* lowlat_call_one "PyObject_CallOneArg"(object, object) except NULL
     void* PyThreadState_Get()
+    bint is_any_tuple "PyTuple_Check"(PyObject*)
+    bint is_any_int "PyLong_Check"(PyObject*)
+    bint is_any_float "PyFloat_Check"(PyObject*)
+    unsigned long Py_TPFLAGS_HEAPTYPE
+    PyTypeObject PyTuple_Type
+    PyTypeObject PyBaseObject_Type
     PyTypeObject PyLong_Type
     PyTypeObject PyBool_Type
     PyTypeObject PyFloat_Type
@@ -145,6 +152,10 @@ cdef extern from "Python.h":
     PyObject* PyWeakref_GET_OBJECT(object)
     ctypedef struct PyTypeObjectFields "PyTypeObject":
         unsigned int tp_version_tag
+        void* tp_hash
+        void* tp_richcompare
+        void* tp_iter
+        unsigned long tp_flags
     object PyCapsule_New(void*, const char*, void*)
     void* PyCapsule_GetPointer(object, const char*) except NULL
     object PyBytes_FromStringAndSize(const char*, Py_ssize_t)
@@ -193,6 +204,7 @@ cdef enum:
     PRE_HOOK
     TUNER
     REASONS
+    PYTHON_NEEDED    # not a reason to leave: see `specialize`
 
 REASONS_TEXT = {
     "first call": "no plan yet: Triton compiled or found the kernel and launched it, and lowlat learnt from that",
@@ -238,6 +250,10 @@ cdef enum:
     MAX_PLANS = 4096
     MAX_BINDINGS = 256
 
+# Words, in a fingerprint as in a payload, that the contents of arguments may take; a call with more is Triton's.
+cdef enum:
+    TAIL_ROOM = 256
+
 cdef enum:
     THROUGH_GETITEM = 0
     THROUGH_RUN = 1
@@ -264,9 +280,15 @@ cdef enum:
     TAG_BOOL = 2
     TAG_FLOAT = 3
     TAG_ONE = 4
+    TAG_ONE_OF_CLASS = 5
     TAG_I32 = 6          # | 1 when a multiple of 16
     TAG_I64 = 8
     TAG_U64 = 10
+    TAG_WRAPPED = 12     # | 1 when aligned; from here on there is more in the tail
+    TAG_OBJECT = 14      # | 1 when aligned
+    TAG_TUPLE = 16
+    TAG_CONSTANT = 17    # a tl.constexpr
+    TAG_KERNEL = 18
     TAG_VALUE_INT = 32
     TAG_VALUE_UINT = 33
     TAG_VALUE_FLOAT = 34
@@ -275,6 +297,7 @@ cdef enum:
     TAG_VALUE_NONE = 37
     TAG_VALUE_STRING = 38
     TAG_VALUE_OBJECT = 39
+    TAG_VALUE_CONTENTS = 40
     TAG_SMALL = 0x40     # with TAG_TENSOR, on backends that ask
     TAG_TENSOR = 0x80
 
@@ -378,15 +401,28 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
             gathered[i] = args[sources[i]] if sources[i] >= 0 else kernel.parameters[i].default
         arguments = gathered
 
-    # The fingerprint: a header, one tag byte per parameter and option, the values of constexprs and options.
-    cdef Py_ssize_t size = (<Binding>binding).words * sizeof(uint64_t)
-    cdef uint64_t* fingerprint = <uint64_t*>alloca(size)
-    cdef uint64_t* payload = <uint64_t*>alloca((count + 1) * sizeof(uint64_t))
+    # The fingerprint: a header, one tag byte per parameter and option, the values of constexprs and options, and a tail
+    # for what arguments with contents (tuples, say) are made of.
+    cdef Tail tail
+    cdef Binding held = None
+    cdef uint64_t* fingerprint = <uint64_t*>alloca(((<Binding>binding).words + TAIL_ROOM) * sizeof(uint64_t))
+    cdef uint64_t* payload = <uint64_t*>alloca((count + TAIL_ROOM) * sizeof(uint64_t))
     fingerprint[0] = state.environment << 32 | <uint64_t><uint32_t>device
     fingerprint[1] = (<Binding>binding).option_names
-    reason = specialize(kernel, <Binding>binding, args, arguments, fingerprint, payload)
+    tail.ask_python = False
+    reason = specialize(kernel, <Binding>binding, args, arguments, fingerprint, payload, &tail)
+    if reason == PYTHON_NEEDED:
+        # An argument must be asked in Python, so it all starts again, holding on to what Python code could drop.
+        held = <Binding>binding
+        tail.ask_python = True
+        reason = specialize(kernel, held, args, arguments, fingerprint, payload, &tail)
+        if reason == OK:
+            reason = live_reason(kernel)
+        if reason == OK and kernel.has_globals and not globals_unchanged(kernel):
+            reason = GLOBAL
     if reason != OK:
         return leave(kernel, reason, grid, args, positional, names, keywords, through)
+    cdef Py_ssize_t size = ((<Binding>binding).words + tail.words_used) * sizeof(uint64_t)
 
     cdef bint warmup = False
     if through == THROUGH_RUN:
@@ -402,7 +438,7 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
             if warmup:
                 return leave(kernel, WARMUP, grid, args, positional, names, keywords, through)
             return learn(kernel, FIRST_CALL, <Binding>binding, grid, args, arguments, positional, names, keywords,
-                         through, fingerprint, payload)
+                         through, fingerprint, payload, &tail)
     if (<Plan>plan).route_ == ROUTE_TRITON:
         return leave(kernel, (<Plan>plan).reason, grid, args, positional, names, keywords, through)
 
@@ -414,7 +450,7 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
         if warmup:
             return leave(kernel, WARMUP, grid, args, positional, names, keywords, through)
         return learn(kernel, FORGOTTEN, <Binding>binding, grid, args, arguments, positional, names, keywords, through,
-                     fingerprint, payload)
+                     fingerprint, payload, &tail)
 
     cdef int32_t blocks[3]
     cdef CUresult result = 0
@@ -535,9 +571,10 @@ cdef inline PyObject* const* tuple_items(PyObject* items):
 # ---- arguments ----------------------------------------------------------------------------------------------------
 
 cdef int specialize(Kernel kernel, Binding binding, PyObject* const* args, PyObject* const* arguments,
-                    uint64_t* fingerprint, uint64_t* payload) except -1:
+                    uint64_t* fingerprint, uint64_t* payload, Tail* tail) except -1:
     """Fill the fingerprint behind its header and the payload (each argument as the kernel will read it, little
-    endian).  Returns OK, or the reason why this call is Triton's."""
+    endian).  Returns OK, or the reason why this call is Triton's, or PYTHON_NEEDED, if `tail` does not say that Python
+    code may run."""
     cdef Py_ssize_t i, count = kernel.parameter_count
     cdef uint8_t* tags = <uint8_t*>(fingerprint + 2)
     cdef uint64_t* words = fingerprint + binding.words - kernel.constexpr_count - binding.options
@@ -551,11 +588,19 @@ cdef int specialize(Kernel kernel, Binding binding, PyObject* const* args, PyObj
     cdef int device = <int>fingerprint[0]
     cdef bint modes_checked = False
     (words - 1)[0] = 0  # the padding behind the tags
+    tail.words = fingerprint + binding.words
+    tail.payload = payload
+    tail.words_used = 0
+    tail.payload_used = count
+    tail.payload_room = count + TAIL_ROOM
+    tail.has_objects = False
     for i in range(count):
         argument = arguments[i]
         if parameter.kind == KIND_CONSTEXPR:
             if argument != value.object and not specialize_value(kernel.strings, argument, value):
-                return CONSTEXPR
+                reason = specialize_contents(kernel.strings, argument, value, tail.ask_python, False)
+                if reason != OK:
+                    return reason
             tags[i] = value.tag
             words[0] = value.word
             value += 1
@@ -598,13 +643,16 @@ cdef int specialize(Kernel kernel, Binding binding, PyObject* const* args, PyObj
             tags[i] = TAG_NONE
             payload[i] = 0
         else:
-            return ARGUMENT
+            reason = specialize_other(kernel, parameter, argument, kind, device, &tags[i], &payload[i], tail)
+            if reason != OK:
+                return reason
         parameter += 1
     value = binding.option_values
     for i in range(binding.options):
         argument = args[binding.option_sources[i]]
         if argument != value.object and not specialize_value(kernel.strings, argument, value):
-            return OPTION
+            if specialize_contents(kernel.strings, argument, value, False, True) != OK:
+                return OPTION
         tags[count + i] = value.tag
         words[i] = value.word
         value += 1
@@ -706,7 +754,6 @@ cdef int specialize_annotated(const Parameter* parameter, PyObject* argument, Py
 cdef bint specialize_value(dict strings, PyObject* argument, Value* value) except -1:
     """A constexpr or launch option: type and value, both exact.  False when lowlat has no key for it."""
     cdef PyTypeObject* kind = type_of(argument)
-    cdef PyObject* canonical
     cdef PyObject* old = value.object
     cdef int overflow = 0
     cdef int64_t number
@@ -729,13 +776,8 @@ cdef bint specialize_value(dict strings, PyObject* argument, Value* value) excep
         value.tag = TAG_VALUE_NONE
         value.word = 0
     elif kind == &PyUnicode_Type:
-        # Equal strings are mapped to one object that `strings` holds, whose address then is the key.
-        canonical = PyDict_GetItemWithError(strings, <object>argument)
-        if canonical == NULL:
-            strings[<object>argument] = <object>argument
-            canonical = argument
         value.tag = TAG_VALUE_STRING
-        value.word = <uint64_t>canonical
+        value.word = <uint64_t>canonical_string(strings, argument)
     elif kind == &PyFloat_Type:
         # By bits: 0.0 and -0.0 differ, a NaN equals itself; Triton's text key agrees or is coarser.
         value.tag = TAG_VALUE_FLOAT
@@ -749,6 +791,15 @@ cdef bint specialize_value(dict strings, PyObject* argument, Value* value) excep
     Py_INCREF(<object>argument)
     value.object = argument
     return True
+
+
+cdef PyObject* canonical_string(dict strings, PyObject* string) except NULL:
+    """Equal strings are mapped to one object that `strings` holds, whose address then is the key."""
+    cdef PyObject* canonical = PyDict_GetItemWithError(strings, <object>string)
+    if canonical == NULL:
+        strings[<object>string] = <object>string
+        canonical = string
+    return canonical
 
 
 cdef int drop_values(Value* values, Py_ssize_t count) except -1:
@@ -780,6 +831,339 @@ cdef enum:
 
 cdef object TWO_TO_64 = 1 << 64
 cdef tuple EMPTY = ()
+
+
+# ---- arguments of other kinds -------------------------------------------------------------------------------------
+
+cdef int specialize_other(Kernel kernel, const Parameter* parameter, PyObject* argument, PyTypeObject* kind,
+                          int device, uint8_t* tag, uint64_t* payload, Tail* tail) except -1:
+    """An unannotated argument that is none of tensor, int, float, bool and None."""
+    if is_any_tuple(argument):
+        return specialize_tuple(kernel, argument, kind, device, tag, tail)
+    if kind == state.wrapper_type:
+        return specialize_wrapper(kernel.strings, parameter, argument, device, tag, payload, tail)
+    if kind == state.constexpr_class:
+        return specialize_constant(kernel.strings, argument, tag, tail)
+    if is_any_int(argument):
+        if specialize_int(parameter, argument, tag, payload) != OK:
+            return ARGUMENT
+        if payload[0] == 1 and (tag[0] & ~1) == TAG_I32 and parameter.specialize:
+            # Folded into the kernel as the object it is.
+            if not hashes_as(kind, &PyLong_Type):
+                return ARGUMENT
+            tag[0] = TAG_ONE_OF_CLASS
+            return add_word(tail, <uint64_t>kind)
+        return OK
+    if is_any_float(argument):
+        tag[0] = TAG_FLOAT
+        payload[0] = float_bits(PyFloat_AS_DOUBLE(argument), 32)
+        return OK
+    if <object><PyObject*>kind in state.kernel_types:
+        return specialize_kernel(kernel.strings, argument, kind, tag, tail)
+    if not tail.ask_python:
+        return PYTHON_NEEDED
+    try:
+        return specialize_object(kernel.strings, parameter, <object>argument, tag, tail)
+    except Exception:
+        return ARGUMENT  # Triton asks again, and raises
+
+
+cdef int specialize_tuple(Kernel kernel, PyObject* items, PyTypeObject* kind, int device, uint8_t* tag,
+                          Tail* tail) except -1:
+    """In the tail: class and length, then each item's tag, and what that wants.  Items are specialised whatever the
+    parameter says; each has a word of its own in the payload, behind the arguments'."""
+    cdef Py_ssize_t i, leaf, size = tuple_size(items)
+    cdef PyTypeObject* item_kind
+    cdef PyObject* item
+    cdef uint64_t* place
+    cdef uint8_t item_tag
+    cdef int reason
+    if not is_tuple(items) and not iterates_as_tuple(kind):
+        return ARGUMENT
+    tag[0] = TAG_TUPLE
+    if add_word(tail, <uint64_t>kind) != OK or add_word(tail, <uint64_t>size) != OK:
+        return ARGUMENT
+    for i in range(size):
+        item = tuple_items(items)[i]
+        item_kind = type_of(item)
+        place = tail.words + tail.words_used
+        leaf = tail.payload_used
+        if add_word(tail, 0) != OK:
+            return ARGUMENT
+        if not is_any_tuple(item):
+            if leaf >= tail.payload_room:
+                return ARGUMENT
+            tail.payload_used += 1
+        if item_kind == state.tensor_type or item_kind == state.parameter_type:
+            if function_mode_enabled():
+                return TORCH_FUNCTION_MODE
+            reason = specialize_tensor(&TUPLE_ITEM, item, device, &item_tag, &tail.payload[leaf])
+        elif item_kind == &PyLong_Type:
+            reason = specialize_int(&TUPLE_ITEM, item, &item_tag, &tail.payload[leaf])
+            if reason == OK and tail.payload[leaf] == 1:
+                item_tag = TAG_ONE
+        elif item_kind == &PyFloat_Type:
+            item_tag = TAG_FLOAT
+            tail.payload[leaf] = float_bits(PyFloat_AS_DOUBLE(item), 32)
+            reason = OK
+        elif item_kind == &PyBool_Type:
+            item_tag = TAG_BOOL
+            tail.payload[leaf] = item == Py_True
+            reason = OK
+        elif item == Py_None:
+            item_tag = TAG_NONE
+            reason = OK
+        else:
+            reason = specialize_other(kernel, &TUPLE_ITEM, item, item_kind, device, &item_tag, &tail.payload[leaf],
+                                      tail)
+        if reason != OK:
+            return reason
+        place[0] = item_tag
+    return OK
+
+
+cdef int specialize_wrapper(dict strings, const Parameter* parameter, PyObject* argument, int device, uint8_t* tag,
+                            uint64_t* payload, Tail* tail) except -1:
+    """triton.reinterpret(tensor, dtype): the tensor's address and the wrapper's dtype."""
+    cdef object base = getattr(<object>argument, "base", None)
+    cdef object dtype = getattr(<object>argument, "dtype", None)
+    cdef int reason
+    if type_of(<PyObject*>base) != state.tensor_type and type_of(<PyObject*>base) != state.parameter_type:
+        return ARGUMENT
+    if function_mode_enabled():
+        return TORCH_FUNCTION_MODE
+    reason = specialize_tensor(parameter, <PyObject*>base, device, tag, payload)
+    if reason != OK:
+        return reason
+    tag[0] = TAG_WRAPPED + (tag[0] & 1)
+    return add_dtype(strings, dtype, tail)
+
+
+cdef int specialize_constant(dict strings, PyObject* argument, uint8_t* tag, Tail* tail) except -1:
+    """A tl.constexpr where a run-time value could be: its value is part of the key.  It can be assigned, so it is
+    looked at each time."""
+    cdef Value value
+    cdef int reason = OK
+    value.object = NULL
+    inner = getattr(<object>argument, "value", UNSET)
+    if inner is UNSET:
+        return ARGUMENT
+    if not specialize_value(strings, <PyObject*>inner, &value) or value.tag == TAG_VALUE_OBJECT:
+        reason = specialize_contents(strings, <PyObject*>inner, &value, tail.ask_python, False)
+    drop_values(&value, 1)
+    if reason == CONSTEXPR:
+        return ARGUMENT
+    if reason != OK:
+        return reason
+    tag[0] = TAG_CONSTANT
+    if add_word(tail, value.tag) != OK:
+        return ARGUMENT
+    return add_word(tail, value.word)
+
+
+cdef int specialize_kernel(dict strings, PyObject* argument, PyTypeObject* kind, uint8_t* tag, Tail* tail) except -1:
+    """A kernel as an argument: Triton keys on its `cache_key`, which is `hash` once that has been computed."""
+    hashed = (<object>argument).hash
+    if type(hashed) is not str:
+        return ARGUMENT
+    tag[0] = TAG_KERNEL
+    if add_word(tail, <uint64_t>kind) != OK:
+        return ARGUMENT
+    return add_word(tail, <uint64_t>canonical_string(strings, <PyObject*>hashed))
+
+
+cdef int specialize_object(dict strings, const Parameter* parameter, object argument, uint8_t* tag,
+                           Tail* tail) except -1:
+    """Anything with `data_ptr`, asked as Triton asks.  Its launches take the wrapper route, where Triton's launch
+    function asks for the address again, as it always does, and the driver whether a kernel may have it."""
+    cdef uint64_t aligned = 0
+    if lowlat_torch.ranged or not hasattr(argument, "data_ptr"):
+        return ARGUMENT
+    dtype = argument.dtype
+    if parameter.specialize:
+        address = argument.data_ptr()
+        if type(address) is not int or not 0 <= address < TWO_TO_64:
+            return ARGUMENT
+        aligned = (address & 15 == 0) and parameter.align
+    tag[0] = <uint8_t>(TAG_OBJECT + aligned)
+    tail.has_objects = True
+    return add_dtype(strings, dtype, tail)
+
+
+cdef int add_dtype(dict strings, object dtype, Tail* tail) except -1:
+    """torch's dtypes live for ever; Triton's can be made by anyone, and are their names."""
+    if type_of(<PyObject*>dtype) == state.torch_dtype_type:
+        return add_word(tail, <uint64_t><PyObject*>dtype)
+    if type_of(<PyObject*>dtype) != state.triton_dtype_type or type(dtype.name) is not str:
+        return ARGUMENT
+    name = dtype.name
+    return add_word(tail, <uint64_t>canonical_string(strings, <PyObject*>name))
+
+
+cdef inline int add_word(Tail* tail, uint64_t word):
+    if tail.words_used == TAIL_ROOM:
+        return ARGUMENT
+    tail.words[tail.words_used] = word
+    tail.words_used += 1
+    return OK
+
+
+cdef inline bint hashes_as(PyTypeObject* kind, PyTypeObject* base):
+    """Whether instances compare and hash as those of `base`, so that Triton's dict takes them for what they equal."""
+    return ((<PyTypeObjectFields*>kind).tp_hash == (<PyTypeObjectFields*>base).tp_hash
+            and (<PyTypeObjectFields*>kind).tp_richcompare == (<PyTypeObjectFields*>base).tp_richcompare)
+
+
+cdef bint iterates_as_tuple(PyTypeObject* kind) except -1:
+    """Whether Triton's launch functions, which iterate (3.7 on) or ask for items (3.6), find the items of the tuple."""
+    cdef PyTypeObjectFields* fields = <PyTypeObjectFields*>kind
+    if fields.tp_iter != (<PyTypeObjectFields*>&PyTuple_Type).tp_iter:
+        return False
+    cls = <object><PyObject*>kind
+    return (not fields.tp_flags & Py_TPFLAGS_HEAPTYPE
+            or cls.__getitem__ is TUPLE_GETITEM and cls.__len__ is TUPLE_LEN)
+
+
+cdef object TUPLE_GETITEM = tuple.__getitem__
+cdef object TUPLE_LEN = tuple.__len__
+
+
+cdef int hold_named(PyObject* borrowed, list keepalive) except -1:
+    """Add to `keepalive` what of an argument stands in a fingerprint by its address: dtypes, and classes."""
+    argument = <object>borrowed
+    kind = type(argument)
+    if kind is type(None) or kind in (int, float, bool, str) or type_of(borrowed) == state.tensor_type:
+        return 0
+    keepalive.append(kind)
+    if type_of(borrowed) == state.triton_dtype_type or type_of(borrowed) == state.torch_dtype_type:
+        keepalive.append(argument)
+    elif isinstance(argument, tuple):
+        for item in argument:
+            hold_named(<PyObject*>item, keepalive)
+    return 0
+
+
+cdef Parameter TUPLE_ITEM
+TUPLE_ITEM.kind = KIND_PLAIN
+TUPLE_ITEM.specialize = TUPLE_ITEM.align = 1
+
+
+# Constexprs and options with contents
+
+cdef enum:
+    TEXT_ROOM = 1024
+    TEXT_TUPLE = 128
+    TEXT_LIST
+    TEXT_DICT
+    TEXT_CONSTEXPR
+    TEXT_KERNEL
+    TEXT_IDENTITY
+
+
+# Such a value is written out as bytes, type-strictly; equal bytes are mapped to one object in `strings`, whose address
+# then is the key.  What is named in the bytes by its address is held there, too.
+cdef struct Text:
+    Py_ssize_t size
+    bint fixed      # whether the same object will always give the same bytes
+    char bytes[TEXT_ROOM]
+
+
+cdef int specialize_contents(dict strings, PyObject* argument, Value* value, bint ask_python,
+                             bint is_option) except -1:
+    """A constexpr or launch option that `specialize_value` has no word for: OK, PYTHON_NEEDED, or CONSTEXPR where
+    Triton must say what it is.  Triton looks constexprs up by hash and equality, options by their text."""
+    cdef Text text
+    cdef PyObject* canonical
+    cdef PyObject* old
+    named = []
+    text.size = 0
+    text.fixed = True
+    if write_value(&text, strings, argument, named, is_option):
+        key = PyBytes_FromStringAndSize(text.bytes, text.size)
+    elif is_option:
+        return CONSTEXPR
+    elif not ask_python:
+        return PYTHON_NEEDED
+    else:
+        text.fixed = False
+        key = (type(<object>argument), <object>argument)
+    try:
+        canonical = PyDict_GetItemWithError(strings, key)
+    except Exception:
+        return CONSTEXPR  # not hashable, most often: Triton does the same, and raises
+    if canonical == NULL:
+        holder = (key, named)
+        strings[key] = holder
+        canonical = <PyObject*>holder
+    value.tag = TAG_VALUE_CONTENTS
+    value.word = <uint64_t>canonical
+    old = value.object
+    value.object = NULL
+    if text.fixed:
+        Py_INCREF(<object>argument)
+        value.object = argument
+    Py_XDECREF(old)
+    return OK
+
+
+cdef bint write_value(Text* text, dict strings, PyObject* argument, list named, bint is_option) except -1:
+    """Append what the value is; False where it takes Python code to tell, or there is no room."""
+    cdef PyTypeObject* kind = type_of(argument)
+    cdef Value value
+    value.object = NULL
+    if specialize_value(strings, argument, &value):
+        drop_values(&value, 1)
+        if value.tag == TAG_VALUE_OBJECT:
+            named.append(<object>argument)
+        return write_word(text, value.tag, value.word)
+    if is_tuple(argument) or (is_option and is_list(argument)):
+        if not write_word(text, TEXT_TUPLE if is_tuple(argument) else TEXT_LIST, <uint64_t>len(<object>argument)):
+            return False
+        text.fixed = text.fixed and is_tuple(argument)
+        for item in <object>argument:
+            if not write_value(text, strings, <PyObject*>item, named, is_option):
+                return False
+        return True
+    if is_option:
+        if type(<object>argument) is not dict or not write_word(text, TEXT_DICT, <uint64_t>len(<dict>argument)):
+            return False
+        text.fixed = False
+        for name, item in list((<dict>argument).items()):
+            if not (write_value(text, strings, <PyObject*>name, named, is_option)
+                    and write_value(text, strings, <PyObject*>item, named, is_option)):
+                return False
+        return True
+    if kind == state.constexpr_class:
+        text.fixed = False
+        inner = getattr(<object>argument, "value", UNSET)
+        return (inner is not UNSET and write_word(text, TEXT_CONSTEXPR, 0)
+                and write_value(text, strings, <PyObject*>inner, named, is_option))
+    if <object><PyObject*>kind in state.kernel_types:
+        text.fixed = False
+        hashed = (<object>argument).hash
+        return (type(hashed) is str and write_word(text, TEXT_KERNEL, <uint64_t>kind)
+                and write_word(text, TEXT_KERNEL, <uint64_t>canonical_string(strings, <PyObject*>hashed)))
+    if hashes_as(kind, &PyBaseObject_Type) or is_plain_enum(<object>argument):
+        # Equal to itself and nothing else, so an identity.
+        text.fixed = False
+        named.append(<object>argument)
+        return write_word(text, TEXT_IDENTITY, <uint64_t>argument)
+    return False
+
+
+cdef bint is_plain_enum(object member) except -1:
+    """Whether a member of an Enum class that left hashing and equality as they are."""
+    kind = type(member)
+    return (isinstance(kind, state.enum_type) and kind.__eq__ is state.object_eq and kind.__hash__ is state.enum_hash)
+
+
+cdef bint write_word(Text* text, uint8_t tag, uint64_t word):
+    if text.size + 9 > TEXT_ROOM:
+        return False
+    text.bytes[text.size] = <char>tag
+    memcpy(&text.bytes[text.size + 1], &word, 8)
+    text.size += 9
+    return True
 
 
 # ---- tensors on the lower rungs -----------------------------------------------------------------------------------
@@ -969,23 +1353,22 @@ cdef PyObject* cached_kernel(Kernel kernel, Plan plan) except? NULL:
 
 cdef PyObject* learn(Kernel kernel, int reason, Binding borrowed, PyObject* grid, PyObject* const* args,
                      PyObject* const* arguments, Py_ssize_t positional, PyObject* const* names, Py_ssize_t keywords,
-                     int through, uint64_t* fingerprint, uint64_t* payload) except NULL:
+                     int through, uint64_t* fingerprint, uint64_t* payload, Tail* tail) except NULL:
     """Let Triton launch this call and keep a plan of what it launched."""
     cdef Binding binding = borrowed  # held: Triton's launch runs Python code
-    cdef Py_ssize_t size = binding.words * sizeof(uint64_t)
     cdef Py_ssize_t i, count = kernel.parameter_count
     if len(kernel.plans_) >= MAX_PLANS or len(kernel.strings) >= MAX_PLANS:
         forget(kernel)
-        if specialize(kernel, binding, args, arguments, fingerprint, payload) != OK:
+        if specialize(kernel, binding, args, arguments, fingerprint, payload, tail) != OK:
             return leave(kernel, reason, grid, args, positional, names, keywords, through)
+    cdef Py_ssize_t size = (binding.words + tail.words_used) * sizeof(uint64_t)
     cdef bytes before = PyBytes_FromStringAndSize(<const char*>fingerprint, size)
     cdef uint32_t device = <uint32_t>fingerprint[0]
     cdef uint64_t generation = state.generation
     # Hold what the fingerprint names by address before other code runs.
     keepalive = []
     for i in range(count):
-        if type_of(arguments[i]) in (state.triton_dtype_type, state.torch_dtype_type):
-            keepalive.append(<object>arguments[i])
+        hold_named(arguments[i], keepalive)
     for i in range(binding.options):
         keepalive.append(<object>args[binding.option_sources[i]])
 
@@ -994,11 +1377,12 @@ cdef PyObject* learn(Kernel kernel, int reason, Binding borrowed, PyObject* grid
 
     # Triton may have run hooks and user code: learn only if the call still is the one it was, in the same state.
     if (live_reason(kernel) != OK or state.generation != generation
-            or specialize(kernel, binding, args, arguments, fingerprint, payload) != OK
+            or specialize(kernel, binding, args, arguments, fingerprint, payload, tail) != OK
+            or (binding.words + tail.words_used) * sizeof(uint64_t) != <size_t>size
             or memcmp(fingerprint, PyBytes_AS_STRING(before), size) != 0):
         Py_INCREF(result)
         return <PyObject*>result
-    cdef Plan plan = state.describe(kernel, result, device)
+    cdef Plan plan = state.describe(kernel, result, device, tail.has_objects)
     if plan is not None:
         plan.fingerprint = before
         plan.words = <const uint64_t*>PyBytes_AS_STRING(before)
@@ -2509,7 +2893,8 @@ cdef class Heuristic(Outer):
 
 
 def configure(*, watch_state, read_state, patched_getitem, describe, run_with_triton, launch_with_triton,
-              finish_with_triton, exit_hook, kernel_type, constexpr_type, immutable_types, triton_dtype_type):
+              finish_with_triton, exit_hook, kernel_type, constexpr_type, immutable_types, triton_dtype_type,
+              wrapper_type, kernel_types):
     """Called once by lowlat.jit with everything of Triton's that the hot path needs."""
     state.watch_state = watch_state
     state.read_state = read_state
@@ -2522,9 +2907,15 @@ def configure(*, watch_state, read_state, patched_getitem, describe, run_with_tr
     state.kernel_type = <PyTypeObject*>kernel_type
     lowlat_give_subscript(state.kernel_type, <void*>kernel_subscript)
     state.constexpr_type = constexpr_type
+    state.constexpr_class = <PyTypeObject*>constexpr_type
     state.immutable_types = frozenset(immutable_types)
     state.triton_dtype_type = <PyTypeObject*>triton_dtype_type
-    state.classes += [kernel_type, triton_dtype_type]
+    state.wrapper_type = <PyTypeObject*>wrapper_type
+    state.kernel_types = frozenset(kernel_types)
+    state.enum_type = type(enum.Enum)
+    state.enum_hash = enum.Enum.__hash__
+    state.object_eq = object.__eq__
+    state.classes += [kernel_type, triton_dtype_type, wrapper_type]
     state.stale = True
 
 
@@ -2680,18 +3071,20 @@ def fingerprint_of(Kernel kernel, tuple args, dict kwargs):
     binding = <Binding>found
     cdef PyObject** given = <PyObject**>alloca((len(values) + 1) * sizeof(PyObject*))
     cdef PyObject** arguments = <PyObject**>alloca((count + 1) * sizeof(PyObject*))
-    cdef uint64_t* fingerprint = <uint64_t*>alloca(binding.words * sizeof(uint64_t))
-    cdef uint64_t* payload = <uint64_t*>alloca((1 + count) * sizeof(uint64_t))
+    cdef uint64_t* fingerprint = <uint64_t*>alloca((binding.words + TAIL_ROOM) * sizeof(uint64_t))
+    cdef uint64_t* payload = <uint64_t*>alloca((count + TAIL_ROOM) * sizeof(uint64_t))
+    cdef Tail tail
+    tail.ask_python = True
     for i in range(len(values)):
         given[i] = <PyObject*>values[i]
     for i in range(count):
         arguments[i] = kernel.parameters[i].default if binding.sources[i] < 0 else given[binding.sources[i]]
     fingerprint[0] = lowlat_current_device() if state.c_getters else 0
     fingerprint[1] = binding.option_names
-    reason = specialize(kernel, binding, given, arguments, fingerprint, payload)
+    reason = specialize(kernel, binding, given, arguments, fingerprint, payload, &tail)
     if reason != OK:
         raise KeyError(REASON_NAMES[reason])
-    return PyBytes_FromStringAndSize(<const char*>fingerprint, binding.words * sizeof(uint64_t))
+    return PyBytes_FromStringAndSize(<const char*>fingerprint, (binding.words + tail.words_used) * sizeof(uint64_t))
 
 
 def function_mode_active():

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import triton
@@ -26,6 +27,7 @@ from . import _fast
 # Captured at import: a launch function replaced later is called instead of bypassed.
 TritonJITFunction = triton_jit.JITFunction
 KernelInterface = triton_jit.KernelInterface
+TensorWrapper = triton_jit.TensorWrapper
 _ORIGINALS: list[tuple[type, str, Any]] = [
     (TritonJITFunction, "run", inspect.getattr_static(TritonJITFunction, "run")),
     (KernelInterface, "__getitem__", inspect.getattr_static(KernelInterface, "__getitem__")),
@@ -33,6 +35,7 @@ _ORIGINALS: list[tuple[type, str, Any]] = [
     (CompiledKernel, "launch_metadata", inspect.getattr_static(CompiledKernel, "launch_metadata", None)),
     (CompiledKernel, "_init_handles", inspect.getattr_static(CompiledKernel, "_init_handles", None)),
     (HookChain, "__call__", inspect.getattr_static(HookChain, "__call__", None)),
+    (TensorWrapper, "data_ptr", inspect.getattr_static(TensorWrapper, "data_ptr", None)),
 ]
 _driver_config = triton_jit.driver
 
@@ -130,7 +133,8 @@ def watch_state(
     runtime, compilation = knobs.runtime, knobs.compilation
     active = _driver_config._active
     dicts = [vars(knobs), _own_dict(runtime), _own_dict(compilation), _own_dict(_driver_config)]
-    types: list[type] = [kernel_type, CompiledKernel, type(runtime), type(compilation), HookChain]
+    types: list[type] = [kernel_type, CompiledKernel, type(runtime), type(compilation), HookChain,
+                         TensorWrapper]
     lists = []
     for hook in (runtime.launch_enter_hook, runtime.launch_exit_hook):
         if type(hook) is HookChain:
@@ -392,8 +396,11 @@ _PACKED_TYPES = {"i8", "i16", "i32", "i64", "u1", "u8", "u16", "u32", "u64", "fp
 _OVERSIZED_SHARED = 228 * 1024
 
 
-def plan_of(kernel: Any, compiled: Any, device: int) -> Any:
-    """The plan of what Triton just launched; a plan that says "Triton" where it has no other, None to ask again."""
+def plan_of(kernel: Any, compiled: Any, device: int, has_objects: bool) -> Any:
+    """The plan of what Triton just launched; a plan that says "Triton" where it has no other, None to ask again.
+
+    `has_objects`: an argument's address comes from Python code, which Triton's launch function calls once more.
+    """
     if type(compiled) is not CompiledKernel or compiled._run is None or compiled.module is None:
         return None
     key = _key_of(kernel, compiled, device)
@@ -407,16 +414,15 @@ def plan_of(kernel: Any, compiled: Any, device: int) -> Any:
     backend = kernel.device_caches[device][3]
     if not getattr(backend, "supports_native_tensor_specialization", True) and not _is_hip(_driver_config._active):
         return _fast.Plan("triton", reason="backend")
-    signature = list(compiled.src.signature.values())
     if list(compiled.src.signature) != [parameter.name for parameter in kernel.params]:
         return _fast.Plan("triton", reason="launcher")
-    if not all(isinstance(type_, str) and not type_.startswith(("tensordesc", "nvTmaDesc")) for type_ in signature):
-        return _fast.Plan("triton", reason="launcher")  # tuples and descriptors
-    slots = tuple(i for i, type_ in enumerate(signature) if type_ != "constexpr")
+    slots, types = _slots_of(compiled.src.signature.values())
+    if any(type_.startswith(("tensordesc", "nvTmaDesc")) for type_ in types):
+        return _fast.Plan("triton", reason="launcher")
     # (Up to Triton 3.7 AMD's launcher has no global scratch memory.)
     scratch = getattr(launcher, "global_scratch_size", 0) > 0 or launcher.profile_scratch_size > 0
     sanitized = getattr(launcher, "gsan_enabled", False)
-    packed = all(signature[i].startswith("*") or signature[i] in _PACKED_TYPES for i in slots)
+    packed = not has_objects and all(type_.startswith("*") or type_ in _PACKED_TYPES for type_ in types)
     if scratch or sanitized:
         route = "launcher"
     elif packed and kernel.route != "wrapper" and not hip:
@@ -472,6 +478,31 @@ def _launch_call(compiled: Any, launcher: Any, hip: bool) -> tuple[tuple[Any, ..
     return (), (*modes, compiled.packed_metadata, *_NO_HOOKS), (None, None, *layout)
 
 
+def _slots_of(signature: Iterable[Any]) -> tuple[tuple[int, ...], list[str]]:
+    """Where `specialize` puts what is passed to the kernel, and the types of that: an argument at its own place, the
+    items of tuples one after the other behind all arguments."""
+    slots: list[int] = []
+    types: list[str] = []
+    arguments = list(signature)
+    behind = len(arguments)
+
+    def visit(type_: Any, place: int) -> None:
+        nonlocal behind
+        if isinstance(type_, tuple):
+            for item in type_:
+                here = behind
+                if not isinstance(item, tuple):
+                    behind += 1
+                visit(item, here)
+        elif type_ != "constexpr":
+            slots.append(place)
+            types.append(type_)
+
+    for i, type_ in enumerate(arguments):
+        visit(type_, i)
+    return tuple(slots), types
+
+
 def _key_of(kernel: Any, compiled: Any, device: int) -> str | None:
     """The key under which Triton's cache holds this very object, newest entries first."""
     entry = kernel.device_caches.get(device)
@@ -484,3 +515,5 @@ def _key_of(kernel: Any, compiled: Any, device: int) -> str | None:
 
 
 constexpr_type, dtype_type, immutable_types = constexpr, dtype, _IMMUTABLE
+kernel_types = tuple(getattr(triton_jit, name) for name in ("JITFunction", "ConstexprFunction")
+                     if hasattr(triton_jit, name))

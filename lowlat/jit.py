@@ -76,10 +76,10 @@ def _prepare() -> None:
         _torch.attach()
 
 
-def _plan_of(kernel: Any, compiled: Any, device: int) -> Any:
+def _plan_of(kernel: Any, compiled: Any, device: int, has_objects: bool) -> Any:
     """A plan of what Triton launched, once the driver's entry points are known."""
     global _driver_found
-    plan = _triton.plan_of(kernel, compiled, device)
+    plan = _triton.plan_of(kernel, compiled, device, has_objects)
     if plan is not None and plan.route == "driver" and not _driver_found:
         _fast.find_driver()
         _driver_found = True
@@ -107,6 +107,8 @@ _fast.configure(
     constexpr_type=_triton.constexpr_type,
     immutable_types=_triton.immutable_types,
     triton_dtype_type=_triton.dtype_type,
+    wrapper_type=_triton.TensorWrapper,
+    kernel_types=(JITFunction, *_triton.kernel_types),
 )
 _torch.attach()
 os.register_at_fork(after_in_child=_fast.after_fork)
