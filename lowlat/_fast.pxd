@@ -153,6 +153,7 @@ cdef class Kernel:
     cdef Py_ssize_t constexpr_count
     cdef Binding binding        # of the last call through __getitem__
     cdef Binding run_binding    # of the last call through run
+    cdef Binding warmup_binding
     cdef Plan last
     cdef tuple globals          # of Global; None: to be made from used_global_vals
     cdef public object device_caches
@@ -315,12 +316,13 @@ cdef class State:
     cdef dict environments
     # Set once by configure().
     cdef object watch_state, read_state, patched_getitem
-    cdef object describe, run_with_triton, launch_with_triton, finish_with_triton, exit_hook
+    cdef object describe, run_with_triton, launch_with_triton, warmup_with_triton, finish_with_triton, exit_hook
     cdef object constexpr_type
     cdef frozenset immutable_types
     cdef PyTypeObject* triton_dtype_type
     cdef PyTypeObject* constexpr_class
     cdef PyTypeObject* wrapper_type
+    cdef PyTypeObject* mock_type
     cdef frozenset kernel_types
     cdef object enum_type, enum_hash, object_eq
     # Set once by configure_torch().

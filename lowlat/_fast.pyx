@@ -235,7 +235,7 @@ REASONS_TEXT = {
     "parameters": "the kernel's parameters (keyword-only, *args, a reserved name) are left to Triton",
     "launcher": "the compiled kernel's launcher or signature is not one lowlat knows",
     "no kernel": "Triton returned no loaded CompiledKernel (a hook declined, or it compiles asynchronously)",
-    "warmup": "warmup=True and no kernel known yet",
+    "warmup": "warmup() or warmup=True, and no kernel known yet: Triton compiled or found it, and lowlat learnt from that",
     "not tuned yet": "the tuner's cache has no entry for the call's key: Triton tunes (or asks its disk cache)",
     "key": "a value of the tuner's key is neither int (64 bits), float, bool, str, None nor a dtype, or is a NaN",
     "config": "the configuration is not a plain triton.Config with a dict of names",
@@ -257,14 +257,17 @@ cdef enum:
 cdef enum:
     THROUGH_GETITEM = 0
     THROUGH_RUN = 1
+    THROUGH_WARMUP = 2
 
 cdef enum:
     ROUTE_DRIVER = 1     # cuLaunchKernelEx, parameters packed here
     ROUTE_WRAPPER = 2    # Triton's compiled launch function
     ROUTE_LAUNCHER = 3   # Triton's launcher object, which allocates scratch memory first
     ROUTE_TRITON = 4     # not at all
+    ROUTE_COMPILED = 5   # not yet: Triton loads a kernel when it first launches it
 
-ROUTE_NAMES = {ROUTE_DRIVER: "driver", ROUTE_WRAPPER: "wrapper", ROUTE_LAUNCHER: "launcher", ROUTE_TRITON: "triton"}
+ROUTE_NAMES = {ROUTE_DRIVER: "driver", ROUTE_WRAPPER: "wrapper", ROUTE_LAUNCHER: "launcher", ROUTE_TRITON: "triton",
+               ROUTE_COMPILED: "compiled"}
 
 cdef enum:
     KIND_PLAIN = 0
@@ -353,6 +356,16 @@ cdef PyObject* kernel_run(PyObject* self, PyObject* const* args, Py_ssize_t coun
     return launch(<Kernel>self, NULL, args, count, name_items, keywords, THROUGH_RUN)
 
 
+cdef PyObject* kernel_warmup(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* names) except NULL:
+    """`kernel.warmup(*args, grid=..., **kwargs)`: compile without a launch.  torch dtypes may stand for tensors."""
+    cdef PyObject* const* name_items = NULL
+    cdef Py_ssize_t keywords = 0
+    if names != NULL:
+        name_items = tuple_items(names)
+        keywords = tuple_size(names)
+    return launch(<Kernel>self, NULL, args, count, name_items, keywords, THROUGH_WARMUP)
+
+
 # ---- the launch ---------------------------------------------------------------------------------------------------
 
 cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_ssize_t positional,
@@ -363,7 +376,7 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
     Device and stream are read first and the grid last, as Triton does.
     """
     cdef int reason = live_reason(kernel)
-    if reason == OK and kernel.run_replaced and through == THROUGH_GETITEM:
+    if reason == OK and kernel.run_replaced and through != THROUGH_RUN:
         reason = RUN_REPLACED  # kernel[grid](...) is a call of kernel.run; the caller of kernel.run has looked it up
     if reason != OK:
         return leave(kernel, reason, grid, args, positional, names, keywords, through)
@@ -384,7 +397,9 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
 
     # Borrowed from the kernel, as is the plan below.  Both may go when other Python code runs, so whoever lets it
     # run (a grid callable, the wrapper route, learning) holds what it needs afterwards.
-    cdef PyObject* binding = <PyObject*>kernel.run_binding if through == THROUGH_RUN else <PyObject*>kernel.binding
+    cdef PyObject* binding = <PyObject*>kernel.binding
+    if through != THROUGH_GETITEM:
+        binding = <PyObject*>kernel.run_binding if through == THROUGH_RUN else <PyObject*>kernel.warmup_binding
     if not fits(<Binding>binding, positional, names, keywords):
         binding = find_binding(kernel, positional, names, keywords, through)
         if binding == NULL:
@@ -401,6 +416,13 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
             gathered[i] = args[sources[i]] if sources[i] >= 0 else kernel.parameters[i].default
         arguments = gathered
 
+    cdef bint warmup = False
+    if through != THROUGH_GETITEM:
+        grid = args[(<Binding>binding).grid_source]
+        warmup = warms_up(<Binding>binding, args)
+        if not warmup and args[(<Binding>binding).warmup_source] != Py_False:
+            return leave(kernel, BINDING, grid, args, positional, names, keywords, through)
+
     # The fingerprint: a header, one tag byte per parameter and option, the values of constexprs and options, and a tail
     # for what arguments with contents (tuples, say) are made of.
     cdef Tail tail
@@ -410,12 +432,12 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
     fingerprint[0] = state.environment << 32 | <uint64_t><uint32_t>device
     fingerprint[1] = (<Binding>binding).option_names
     tail.ask_python = False
-    reason = specialize(kernel, <Binding>binding, args, arguments, fingerprint, payload, &tail)
+    reason = specialize_call(kernel, <Binding>binding, args, arguments, fingerprint, payload, &tail)
     if reason == PYTHON_NEEDED:
         # An argument must be asked in Python, so it all starts again, holding on to what Python code could drop.
         held = <Binding>binding
         tail.ask_python = True
-        reason = specialize(kernel, held, args, arguments, fingerprint, payload, &tail)
+        reason = specialize_call(kernel, held, args, arguments, fingerprint, payload, &tail)
         if reason == OK:
             reason = live_reason(kernel)
         if reason == OK and kernel.has_globals and not globals_unchanged(kernel):
@@ -424,31 +446,24 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
         return leave(kernel, reason, grid, args, positional, names, keywords, through)
     cdef Py_ssize_t size = ((<Binding>binding).words + tail.words_used) * sizeof(uint64_t)
 
-    cdef bint warmup = False
-    if through == THROUGH_RUN:
-        grid = args[(<Binding>binding).grid_source]
-        warmup = args[(<Binding>binding).warmup_source] == Py_True
-        if not warmup and args[(<Binding>binding).warmup_source] != Py_False:
-            return leave(kernel, BINDING, grid, args, positional, names, keywords, through)
-
     cdef PyObject* plan = <PyObject*>kernel.last
     if not matches(<Plan>plan, fingerprint, size):
         plan = find_plan(kernel, fingerprint, size)
         if plan == NULL:
-            if warmup:
-                return leave(kernel, WARMUP, grid, args, positional, names, keywords, through)
+            return learn(kernel, WARMUP if warmup else FIRST_CALL, <Binding>binding, grid, args, arguments, positional,
+                         names, keywords, through, fingerprint, payload, &tail)
+    if (<Plan>plan).route_ >= ROUTE_TRITON:
+        if (<Plan>plan).route_ == ROUTE_TRITON:
+            return leave(kernel, (<Plan>plan).reason, grid, args, positional, names, keywords, through)
+        if not warmup:
             return learn(kernel, FIRST_CALL, <Binding>binding, grid, args, arguments, positional, names, keywords,
                          through, fingerprint, payload, &tail)
-    if (<Plan>plan).route_ == ROUTE_TRITON:
-        return leave(kernel, (<Plan>plan).reason, grid, args, positional, names, keywords, through)
 
     # The kernel is Triton's: it must still be what Triton would find under the key, or the call is learnt anew.
     cdef PyObject* compiled = (<Plan>plan).compiled
     if not lowlat_stamp_current(&(<Plan>plan).stamp, <PyObject*>kernel.device_caches):
         compiled = cached_kernel(kernel, <Plan>plan)
     if compiled == NULL:
-        if warmup:
-            return leave(kernel, WARMUP, grid, args, positional, names, keywords, through)
         return learn(kernel, FORGOTTEN, <Binding>binding, grid, args, arguments, positional, names, keywords, through,
                      fingerprint, payload, &tail)
 
@@ -566,6 +581,73 @@ cdef bint read_addresses(Kernel kernel, int device, PyObject* const* arguments, 
 
 cdef inline PyObject* const* tuple_items(PyObject* items):
     return (<PyTupleObject*>items).ob_item
+
+
+# ---- warmup -------------------------------------------------------------------------------------------------------
+
+cdef enum:
+    NO_WARMUP = -1      # a binding's warmup_source: kernel[grid] never is one,
+    ALWAYS_WARMUP = -2  # kernel.warmup always
+
+
+cdef inline bint warms_up(Binding binding, PyObject* const* args):
+    return binding.warmup_source != NO_WARMUP and (binding.warmup_source == ALWAYS_WARMUP
+                                                   or args[binding.warmup_source] == Py_True)
+
+
+cdef inline int specialize_call(Kernel kernel, Binding binding, PyObject* const* args, PyObject* const* arguments,
+                                uint64_t* fingerprint, uint64_t* payload, Tail* tail) except -1:
+    if warms_up(binding, args):
+        return specialize_warmup(kernel, binding, args, arguments, fingerprint, payload, tail)
+    return specialize(kernel, binding, args, arguments, fingerprint, payload, tail)
+
+
+cdef int specialize_warmup(Kernel kernel, Binding binding, PyObject* const* args, PyObject* const* arguments,
+                           uint64_t* fingerprint, uint64_t* payload, Tail* tail) except -1:
+    """`specialize`, of a call that will not be launched.  Triton's MockTensor and, by position in `warmup()`, a torch
+    dtype have the key of a tensor at address 0, all of whose storage is within reach of 32-bit offsets."""
+    cdef Py_ssize_t i, count = kernel.parameter_count
+    cdef const Parameter* parameter
+    cdef uint8_t* tags = <uint8_t*>(fingerprint + 2)
+    cdef uint8_t* mocks = <uint8_t*>alloca(count + 1)
+    cdef PyObject** others = <PyObject**>alloca((count + 1) * sizeof(PyObject*))
+    cdef int reason
+    for i in range(count):
+        parameter = &kernel.parameters[i]
+        others[i] = arguments[i]
+        mocks[i] = 0
+        if (type_of(arguments[i]) == state.torch_dtype_type and binding.warmup_source == ALWAYS_WARMUP
+                and 0 <= binding.sources[i] < binding.positional):
+            mocks[i] = mock_tag(arguments[i])
+            if mocks[i] == 0 or (parameter.kind != KIND_PLAIN and parameter.kind != KIND_POINTER):
+                return ARGUMENT
+        elif type_of(arguments[i]) == state.mock_type and (parameter.kind == KIND_PLAIN
+                                                           or parameter.kind == KIND_POINTER):
+            attributes = (<object>arguments[i]).__dict__
+            if len(attributes) == 2 and "dtype" in attributes and "shape" in attributes:
+                dtype = attributes["dtype"]
+                mocks[i] = mock_tag(<PyObject*>dtype)
+        if mocks[i] != 0:
+            others[i] = Py_None
+    reason = specialize(kernel, binding, args, others, fingerprint, payload, tail)
+    if reason != OK:
+        return reason
+    for i in range(count):
+        if mocks[i] != 0:
+            parameter = &kernel.parameters[i]
+            tags[i] = TAG_TENSOR if parameter.kind == KIND_POINTER else mocks[i]
+            tags[i] |= divisible(parameter, 0)
+            if lowlat_torch.ranged:
+                tags[i] |= TAG_SMALL
+    return OK
+
+
+cdef int mock_tag(PyObject* dtype) except -1:
+    """The tag of an unaligned tensor of this dtype; 0 where lowlat has none."""
+    if type_of(dtype) != state.torch_dtype_type:
+        return 0
+    code = state.torch_dtypes.get(<object>dtype)
+    return 0 if code is None else TAG_TENSOR + (<int>code << 1)
 
 
 # ---- arguments ----------------------------------------------------------------------------------------------------
@@ -1229,7 +1311,7 @@ cdef PyObject* find_binding(Kernel kernel, Py_ssize_t positional, PyObject* cons
     if binding is None and max(len(kernel.bindings), len(kernel.option_names)) >= MAX_BINDINGS:
         # Option names are numbered, and the numbers stand in fingerprints: all or nothing.
         forget(kernel)
-        kernel.binding = kernel.run_binding = None
+        kernel.binding = kernel.run_binding = kernel.warmup_binding = None
         kernel.bindings.clear()
         kernel.option_names.clear()
     if binding is None:
@@ -1239,6 +1321,8 @@ cdef PyObject* find_binding(Kernel kernel, Py_ssize_t positional, PyObject* cons
         kernel.bindings[shape] = binding
     if through == THROUGH_RUN:
         kernel.run_binding = binding
+    elif through == THROUGH_WARMUP:
+        kernel.warmup_binding = binding
     else:
         kernel.binding = binding
     return <PyObject*>binding
@@ -1255,7 +1339,7 @@ cdef Binding resolve_binding(Kernel kernel, Py_ssize_t positional, tuple names, 
     binding.names = names
     binding.name_items = <PyObject**>tuple_items(<PyObject*>names)
     binding.grid_source = -1
-    binding.warmup_source = -1
+    binding.warmup_source = ALWAYS_WARMUP if through == THROUGH_WARMUP else NO_WARMUP
     binding.sources = <int16_t*>malloc((count + 1) * sizeof(int16_t))
     binding.option_sources = <int16_t*>malloc((len(names) + 1) * sizeof(int16_t))
     binding.option_values = <Value*>calloc(len(names) + 1, sizeof(Value))
@@ -1265,9 +1349,10 @@ cdef Binding resolve_binding(Kernel kernel, Py_ssize_t positional, tuple names, 
         binding.sources[i] = <int16_t>i if i < positional else -1
     options = []
     for i, name in enumerate(names):
-        if name == "self" or (through == THROUGH_GETITEM and name in ("grid", "warmup")):
+        if (name == "self" or (through == THROUGH_GETITEM and name == "grid")
+                or (through != THROUGH_RUN and name == "warmup")):
             return None  # taken by Triton's own run()
-        elif through == THROUGH_RUN and name == "grid":
+        elif through != THROUGH_GETITEM and name == "grid":
             binding.grid_source = <int>(positional + i)
         elif through == THROUGH_RUN and name == "warmup":
             binding.warmup_source = <int>(positional + i)
@@ -1278,7 +1363,9 @@ cdef Binding resolve_binding(Kernel kernel, Py_ssize_t positional, tuple names, 
         else:
             binding.option_sources[len(options)] = <int16_t>(positional + i)
             options.append(name)
-    if through == THROUGH_RUN and (binding.grid_source < 0 or binding.warmup_source < 0):
+    if through != THROUGH_GETITEM and binding.grid_source < 0:
+        return None
+    if through == THROUGH_RUN and binding.warmup_source == NO_WARMUP:
         return None
     for i in range(count):
         if binding.sources[i] < 0 and kernel.parameters[i].default == NULL:
@@ -1354,12 +1441,15 @@ cdef PyObject* cached_kernel(Kernel kernel, Plan plan) except? NULL:
 cdef PyObject* learn(Kernel kernel, int reason, Binding borrowed, PyObject* grid, PyObject* const* args,
                      PyObject* const* arguments, Py_ssize_t positional, PyObject* const* names, Py_ssize_t keywords,
                      int through, uint64_t* fingerprint, uint64_t* payload, Tail* tail) except NULL:
-    """Let Triton launch this call and keep a plan of what it launched."""
+    """Let Triton launch this call, or compile it, and keep a plan of what came of that."""
+    if through == THROUGH_WARMUP:
+        # Triton's warmup() comes back through `run`, with stand-ins for tensors, and learns there.
+        return leave(kernel, reason, grid, args, positional, names, keywords, through)
     cdef Binding binding = borrowed  # held: Triton's launch runs Python code
     cdef Py_ssize_t i, count = kernel.parameter_count
     if len(kernel.plans_) >= MAX_PLANS or len(kernel.strings) >= MAX_PLANS:
         forget(kernel)
-        if specialize(kernel, binding, args, arguments, fingerprint, payload, tail) != OK:
+        if specialize_call(kernel, binding, args, arguments, fingerprint, payload, tail) != OK:
             return leave(kernel, reason, grid, args, positional, names, keywords, through)
     cdef Py_ssize_t size = (binding.words + tail.words_used) * sizeof(uint64_t)
     cdef bytes before = PyBytes_FromStringAndSize(<const char*>fingerprint, size)
@@ -1377,12 +1467,12 @@ cdef PyObject* learn(Kernel kernel, int reason, Binding borrowed, PyObject* grid
 
     # Triton may have run hooks and user code: learn only if the call still is the one it was, in the same state.
     if (live_reason(kernel) != OK or state.generation != generation
-            or specialize(kernel, binding, args, arguments, fingerprint, payload, tail) != OK
+            or specialize_call(kernel, binding, args, arguments, fingerprint, payload, tail) != OK
             or (binding.words + tail.words_used) * sizeof(uint64_t) != <size_t>size
             or memcmp(fingerprint, PyBytes_AS_STRING(before), size) != 0):
         Py_INCREF(result)
         return <PyObject*>result
-    cdef Plan plan = state.describe(kernel, result, device, tail.has_objects)
+    cdef Plan plan = state.describe(kernel, result, device, tail.has_objects, warms_up(binding, args))
     if plan is not None:
         plan.fingerprint = before
         plan.words = <const uint64_t*>PyBytes_AS_STRING(before)
@@ -1602,7 +1692,8 @@ cdef PyObject* leave(Kernel kernel, int reason, PyObject* grid, PyObject* const*
                      PyObject* const* names, Py_ssize_t keywords, int through) except NULL:
     """Hand the unlaunched call to Triton, as it came, and count why.  Returns a new reference."""
     cdef Py_ssize_t i
-    kernel.exits_[reason] += 1
+    if through != THROUGH_WARMUP:
+        kernel.exits_[reason] += 1  # (Triton's warmup() is a call of `run`, which counts it)
     if len(kernel.strings) > 2 * MAX_PLANS:
         forget(kernel)
     cdef tuple values = PyTuple_New(positional)
@@ -1615,6 +1706,8 @@ cdef PyObject* leave(Kernel kernel, int reason, PyObject* grid, PyObject* const*
     cdef object result
     if through == THROUGH_RUN:
         result = state.run_with_triton(kernel, values, named)
+    elif through == THROUGH_WARMUP:
+        result = state.warmup_with_triton(kernel, values, named)
     else:
         result = state.launch_with_triton(kernel, <object>grid, values, named)
     if state.forked:
@@ -2597,7 +2690,8 @@ cdef class Plan:
 
     @property
     def route(self):
-        """ "driver", "wrapper", "launcher" (Triton's launcher object, which allocates scratch) or "triton"."""
+        """ "driver", "wrapper", "launcher" (Triton's launcher object, which allocates scratch), "triton", or "compiled"
+        (by a warmup; the first launch is Triton's, which loads the kernel)."""
         return ROUTE_NAMES[self.route_]
 
     def __repr__(self):
@@ -2893,8 +2987,8 @@ cdef class Heuristic(Outer):
 
 
 def configure(*, watch_state, read_state, patched_getitem, describe, run_with_triton, launch_with_triton,
-              finish_with_triton, exit_hook, kernel_type, constexpr_type, immutable_types, triton_dtype_type,
-              wrapper_type, kernel_types):
+              warmup_with_triton, finish_with_triton, exit_hook, kernel_type, constexpr_type, immutable_types,
+              triton_dtype_type, wrapper_type, mock_type, kernel_types):
     """Called once by lowlat.jit with everything of Triton's that the hot path needs."""
     state.watch_state = watch_state
     state.read_state = read_state
@@ -2902,6 +2996,7 @@ def configure(*, watch_state, read_state, patched_getitem, describe, run_with_tr
     state.describe = describe
     state.run_with_triton = run_with_triton
     state.launch_with_triton = launch_with_triton
+    state.warmup_with_triton = warmup_with_triton
     state.finish_with_triton = finish_with_triton
     state.exit_hook = exit_hook
     state.kernel_type = <PyTypeObject*>kernel_type
@@ -2911,11 +3006,12 @@ def configure(*, watch_state, read_state, patched_getitem, describe, run_with_tr
     state.immutable_types = frozenset(immutable_types)
     state.triton_dtype_type = <PyTypeObject*>triton_dtype_type
     state.wrapper_type = <PyTypeObject*>wrapper_type
+    state.mock_type = <PyTypeObject*>mock_type
     state.kernel_types = frozenset(kernel_types)
     state.enum_type = type(enum.Enum)
     state.enum_hash = enum.Enum.__hash__
     state.object_eq = object.__eq__
-    state.classes += [kernel_type, triton_dtype_type, wrapper_type]
+    state.classes += [kernel_type, triton_dtype_type, wrapper_type, mock_type]
     state.stale = True
 
 
@@ -3140,13 +3236,17 @@ cdef extern from *:
     Py_ssize_t LOWLAT_VECTORCALL_OFFSET
     Py_ssize_t LOWLAT_OUTER_VECTORCALL_OFFSET
 
-cdef PyMethodDef run_method, outer_run_method
+cdef PyMethodDef run_method, warmup_method, outer_run_method
 run_method.ml_doc = (b"run(*args, grid, warmup, **kwargs)\n--\n\n"
                      b"Launch, as kernel[grid](*args, **kwargs) does; with warmup=True only compile.")
+warmup_method.ml_doc = (b"warmup(*args, grid, **kwargs)\n--\n\n"
+                        b"Compile without a launch; returns the CompiledKernel.  By position a torch dtype stands for a "
+                        b"tensor.")
 outer_run_method.ml_doc = (b"run(*args, **kwargs)\n--\n\n"
                            b"Launch, as outer[grid](*args, **kwargs) does; wants grid= and warmup=.")
 
 lowlat_give_vectorcall(<PyTypeObject*>Launcher, LOWLAT_VECTORCALL_OFFSET)
 lowlat_give_vectorcall(<PyTypeObject*>OuterLauncher, LOWLAT_OUTER_VECTORCALL_OFFSET)
 lowlat_add_method(<PyTypeObject*>Kernel, &run_method, "run", PyCapsule_New(<void*>kernel_run, NULL, NULL))
+lowlat_add_method(<PyTypeObject*>Kernel, &warmup_method, "warmup", PyCapsule_New(<void*>kernel_warmup, NULL, NULL))
 lowlat_add_method(<PyTypeObject*>Outer, &outer_run_method, "run", PyCapsule_New(<void*>outer_run, NULL, NULL))

@@ -28,6 +28,7 @@ from . import _fast
 TritonJITFunction = triton_jit.JITFunction
 KernelInterface = triton_jit.KernelInterface
 TensorWrapper = triton_jit.TensorWrapper
+MockTensor = triton_jit.MockTensor
 _ORIGINALS: list[tuple[type, str, Any]] = [
     (TritonJITFunction, "run", inspect.getattr_static(TritonJITFunction, "run")),
     (KernelInterface, "__getitem__", inspect.getattr_static(KernelInterface, "__getitem__")),
@@ -36,6 +37,10 @@ _ORIGINALS: list[tuple[type, str, Any]] = [
     (CompiledKernel, "_init_handles", inspect.getattr_static(CompiledKernel, "_init_handles", None)),
     (HookChain, "__call__", inspect.getattr_static(HookChain, "__call__", None)),
     (TensorWrapper, "data_ptr", inspect.getattr_static(TensorWrapper, "data_ptr", None)),
+    (TritonJITFunction, "warmup", inspect.getattr_static(TritonJITFunction, "warmup", None)),
+    (MockTensor, "data_ptr", inspect.getattr_static(MockTensor, "data_ptr", None)),
+    (MockTensor, "ptr_range", inspect.getattr_static(MockTensor, "ptr_range", None)),
+    (MockTensor, "wrap_dtype", inspect.getattr_static(MockTensor, "wrap_dtype", None)),
 ]
 _driver_config = triton_jit.driver
 
@@ -134,7 +139,7 @@ def watch_state(
     active = _driver_config._active
     dicts = [vars(knobs), _own_dict(runtime), _own_dict(compilation), _own_dict(_driver_config)]
     types: list[type] = [kernel_type, CompiledKernel, type(runtime), type(compilation), HookChain,
-                         TensorWrapper]
+                         TensorWrapper, MockTensor]
     lists = []
     for hook in (runtime.launch_enter_hook, runtime.launch_exit_hook):
         if type(hook) is HookChain:
@@ -259,6 +264,13 @@ def launch_with_triton(kernel: Any, grid: Any, args: tuple[Any, ...], kwargs: di
     """`kernel[grid](...)` by Triton, as its own closure calls run(): one set on the object or a subclass is the one
     called, and a doubled `grid=` is the same error."""
     return run_of(kernel)(grid=grid, warmup=False, *args, **kwargs)  # noqa: B026  (Triton's own form)
+
+
+def warmup_with_triton(kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`kernel.warmup(...)` by Triton, which calls kernel.run(..., warmup=True) with stand-ins for tensors."""
+    if "grid" in kwargs and "warmup" in kwargs:
+        return run_of(kernel)(warmup=True, *args, **kwargs)  # noqa: B026  (TypeError, naming what Triton names)
+    return TritonJITFunction.warmup.__get__(kernel)(*args, **kwargs)
 
 
 def run_of(kernel: Any) -> Any:
@@ -396,24 +408,28 @@ _PACKED_TYPES = {"i8", "i16", "i32", "i64", "u1", "u8", "u16", "u32", "u64", "fp
 _OVERSIZED_SHARED = 228 * 1024
 
 
-def plan_of(kernel: Any, compiled: Any, device: int, has_objects: bool) -> Any:
+def plan_of(kernel: Any, compiled: Any, device: int, has_objects: bool, warmup: bool) -> Any:
     """The plan of what Triton just launched; a plan that says "Triton" where it has no other, None to ask again.
 
     `has_objects`: an argument's address comes from Python code, which Triton's launch function calls once more.
+    `warmup`: Triton only had to compile, and may not have loaded the kernel yet, or in vain.
     """
-    if type(compiled) is not CompiledKernel or compiled._run is None or compiled.module is None:
+    if type(compiled) is not CompiledKernel or not (warmup or _is_loaded(compiled)):
         return None
     key = _key_of(kernel, compiled, device)
     launcher = compiled._run
     if key is None:
         return None
-    hip = type(launcher) is _backend_class("amd", "HIPLauncher")
-    if not hip and type(launcher) is not _backend_class("nvidia", "CudaLauncher"):
-        return _fast.Plan("triton", reason="launcher")
     # The key was made by the backend that was active when the kernel was first used on this device.
     backend = kernel.device_caches[device][3]
     if not getattr(backend, "supports_native_tensor_specialization", True) and not _is_hip(_driver_config._active):
         return _fast.Plan("triton", reason="backend")
+    hip = type(launcher) is _backend_class("amd", "HIPLauncher")
+    known = hip or type(launcher) is _backend_class("nvidia", "CudaLauncher")
+    if warmup and not (known and _is_loaded(compiled)):
+        return _fast.Plan("compiled", compiled=compiled, key=key, device=device)
+    if not known:
+        return _fast.Plan("triton", reason="launcher")
     if list(compiled.src.signature) != [parameter.name for parameter in kernel.params]:
         return _fast.Plan("triton", reason="launcher")
     slots, types = _slots_of(compiled.src.signature.values())
@@ -454,6 +470,10 @@ def plan_of(kernel: Any, compiled: Any, device: int, has_objects: bool) -> Any:
         flat_arguments=flat,
         exit_hook=len(after) - len(after_hooks) - 1 if hip else -1,
     )
+
+
+def _is_loaded(compiled: Any) -> bool:
+    return compiled._run is not None and compiled.module is not None
 
 
 _NO_HOOKS = (None, None, None)  # the launch's metadata, enter hook, exit hook
