@@ -5,6 +5,7 @@ in it is the one that the call took; the reasons are the code's own.
     python docs/compatibility.py --check    exit 1 and show the difference where the page is not what would be written
 """
 
+import collections
 import difflib
 import enum
 import sys
@@ -100,6 +101,7 @@ def other():
     pass
 
 
+Pixel = collections.namedtuple("Pixel", "x y")
 x = torch.zeros(256)
 x1 = torch.zeros(257)[1:]
 grid = (1, )
@@ -117,22 +119,28 @@ def calls():
     yield group, "annotated fp16", half, (x, 0.5)
     yield group, "annotated number given a value of another kind, or out of its range", typed, (x, 0.5, 0.5, x)
     yield group, "int subclass, enum", plain, (x, Colour.RED)
-    yield group, "numpy scalar", plain, (x, np.float64(0.5))
-    yield group, "tuple", plain, (x, (1, 2))
-    yield group, "object with `data_ptr()` that is no torch tensor", plain, (Pointer(), 5)
+    yield group, "`np.float64` (Triton refuses the other numpy scalars)", plain, (x, np.float64(0.5))
+    yield group, "tuple, named tuple, `torch.Size`, nested ones", plain, (x, (1, (2, x)))
     yield group, "`tl.constexpr(...)` passed as an argument", plain, (x, tl.constexpr(2))
+    yield group, "kernel, `constexpr_function`", plain, (x, other)
+    yield group, "`triton.reinterpret(tensor, dtype)`", plain, (triton.reinterpret(x, tl.int8), 5)
     yield group, "tensor subclass", plain, (torch.Tensor._make_subclass(type("Mine", (torch.Tensor, ), {}), x), 5)
+    yield group, "tensor subclass with a `__torch_function__` or `data_ptr` of its own", plain, (
+        torch.Tensor._make_subclass(type("Mine", (torch.Tensor, ), {"data_ptr": torch.Tensor.data_ptr}), x), 5)
+    yield group, "any other object with `data_ptr()`: how often it is asked is Triton's business", plain, (Pointer(), 5)
     yield group, "tensor that is not on the device (pinned ones included)", plain, (torch.empty(4, device="meta"), 5)
     yield group, "tensor whose address torch refuses (sparse)", plain, (torch.zeros(4).to_sparse(), 5)
     yield group, "host `TensorDescriptor`", described, (TensorDescriptor(x, [16, 16], [16, 1], [16, 16]), )
     group = "Constexprs and options"
     yield group, "constexpr: int of 64 bits, float, bool, str, `None`, `tl` and `torch` dtypes", constant, (x, "relu")
-    yield group, "constexpr: wider int", constant, (x, 2**70)
-    yield group, "constexpr: tuple", constant, (x, (1, 2))
-    yield group, "constexpr: enum, kernel, any other object", constant, (x, other)
+    yield group, "constexpr: wider int, int or str subclass, enum, bytes, numpy number", constant, (x, 2**70)
+    yield group, "constexpr: tuple or named tuple of such, nested ones", constant, (x, Pixel(1, (2, "relu")))
+    yield group, "constexpr: kernel, function, class, object compared by identity", constant, (x, other)
+    yield group, "constexpr: object with a `__hash__` of its own, frozenset", constant, (x, frozenset((1, 2)))
     yield group, "options: `num_warps=8, num_stages=2`, any order", plain, (x, 5), {"num_warps": 8, "num_stages": 2}
     yield group, "`num_ctas`, `launch_cooperative_grid`, `launch_pdl`, `maxnreg`", plain, (x, 5), {"launch_pdl": True}
-    yield group, "option of another type", plain, (x, 5), {"extern_libs": (("a", "b"), )}
+    yield group, "option: tuple, list or dict of such", plain, (x, 5), {"supported_fp8_dtypes": ("fp8e5", )}
+    yield group, "option of another type", plain, (x, 5), {"extern_libs": object()}
     group = "Forms of the call"
     yield group, "keywords in any order, defaults, `**`", plain, (), {"n": 5, "x": x}
     yield group, "missing, unknown or doubled arguments", plain, (x, 5, 6)
@@ -140,6 +148,8 @@ def calls():
         x, 5, grid=grid, warmup=False)
     yield group, "`kernel.warmup(...)` of a known kernel", plain, (x, 5), {}, lambda k: k[grid](x, 5) and k.warmup(
         x, 5, grid=grid)
+    yield group, ("`kernel.warmup(...)` again, of a kernel never launched: with tensors, torch dtypes by position, "
+                  "`MockTensor`"), plain, (x, 5), {}, lambda k: k.warmup(torch.float32, 5, grid=None)
     yield group, "grid: tuple or list of one to three ints", plain, (x, 5), {}, lambda k: k[[1, 2]](x, 5)
     yield group, "grid: callable, given the live dict of bound arguments", plain, (x, 5), {}, lambda k: k[
         lambda meta: (1, )](x, 5)
@@ -324,6 +334,7 @@ def page():
         "| **driver** | lowlat calls `cuLaunchKernelEx` itself, with parameters it packed |",
         "| **wrapper** | lowlat finds the kernel, Triton's compiled launch function packs and launches |",
         "| **launcher** | lowlat finds the kernel, Triton's launcher object allocates scratch memory and launches |",
+        "| **compiled** | nothing is launched: lowlat returns the kernel; its first launch is Triton's, which loads it |",
         "| Triton: *reason* | the call goes to Triton unchanged; `kernel.exits[reason]` counts it |",
     ]
     group = None

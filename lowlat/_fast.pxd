@@ -65,8 +65,6 @@ cdef struct Tail:
     uint64_t* payload
     Py_ssize_t words_used
     Py_ssize_t payload_used, payload_room
-    bint ask_python      # whether Python code may run; whoever says so holds what that could drop
-    bint has_objects     # whether an argument has its address from Python code
 
 
 cdef extern from "Python.h":
@@ -151,6 +149,7 @@ cdef class Kernel:
     cdef Value* values          # per constexpr parameter
     cdef Py_ssize_t parameter_count
     cdef Py_ssize_t constexpr_count
+    cdef Py_ssize_t variadic    # index of the parameter `*args`, or -1
     cdef Binding binding        # of the last call through __getitem__
     cdef Binding run_binding    # of the last call through run
     cdef Binding warmup_binding
@@ -163,6 +162,7 @@ cdef class Kernel:
     cdef dict strings           # constexpr strings, each equal one mapped to the same object
     cdef tuple names
     cdef tuple defaults
+    cdef Py_ssize_t positional  # how many parameters can be given by position
     cdef dict positions         # parameter name -> index
     cdef dict template          # parameter name -> None, for grid callables
     cdef dict bindings
@@ -323,6 +323,8 @@ cdef class State:
     cdef PyTypeObject* constexpr_class
     cdef PyTypeObject* wrapper_type
     cdef PyTypeObject* mock_type
+    cdef PyTypeObject* plain_tensor
+    cdef unsigned int plain_tensor_version
     cdef frozenset kernel_types
     cdef object enum_type, enum_hash, object_eq
     # Set once by configure_torch().

@@ -65,7 +65,9 @@ class Kernel:
     def run(self, *args: Any, grid: Any, warmup: Any, **kwargs: Any) -> Any: ...
     def warmup(self, *args: Any, grid: Any, **kwargs: Any) -> Any: ...
     def forget(self) -> None: ...
-    def _describe_parameters(self, parameters: list[tuple[Any, ...]], refusal: str) -> None: ...
+    def _describe_parameters(
+        self, parameters: list[tuple[Any, ...]], refusal: str, positional: int, variadic: int
+    ) -> None: ...
 
 class Outer:
     fn: Any
@@ -108,6 +110,8 @@ def configure(
     constexpr_type: type,
     immutable_types: tuple[type, ...],
     triton_dtype_type: type,
+    wrapper_type: type,
+    kernel_types: tuple[type, ...],
 ) -> None: ...
 def configure_outer(
     *,

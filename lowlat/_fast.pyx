@@ -133,6 +133,7 @@ cdef extern from "Python.h":
     PyObject* PyObject_GenericGetDict(PyObject*, void*) except NULL
     PyObject* lowlat_call_one "PyObject_CallOneArg"(object, object) except NULL
     void* PyThreadState_Get()
+    bint PyType_IsSubtype(PyTypeObject*, PyTypeObject*)
     bint is_any_tuple "PyTuple_Check"(PyObject*)
     bint is_any_int "PyLong_Check"(PyObject*)
     bint is_any_float "PyFloat_Check"(PyObject*)
@@ -204,7 +205,6 @@ cdef enum:
     PRE_HOOK
     TUNER
     REASONS
-    PYTHON_NEEDED    # not a reason to leave: see `specialize`
 
 REASONS_TEXT = {
     "first call": "no plan yet: Triton compiled or found the kernel and launched it, and lowlat learnt from that",
@@ -221,9 +221,10 @@ REASONS_TEXT = {
     "unknown triton": "this version of Triton is not known to lowlat",
     "knob": "a knob that is part of the key has a value that lowlat does not know how to key on",
     "binding": "the arguments do not bind to the parameters, or an option name is not one lowlat can pass",
-    "option": "a launch option is neither int, float, bool, str nor None",
-    "argument": "an argument is neither tensor, int, float, bool nor None",
-    "constexpr": "a constexpr is neither int (64 bits), float, bool, str, None nor a dtype",
+    "option": "a launch option is neither int, float, bool, str nor None, nor a tuple, list or dict of such",
+    "argument": "an argument that Triton refuses, or that only code of its class can tell (`data_ptr`, `__iter__`, "
+                "`__torch_function__`), or a tuple of hundreds",
+    "constexpr": "a constexpr that cannot be hashed, or only by code of its class, or a tuple of more than a hundred",
     "annotation": "an annotated parameter got a value that only Triton converts or refuses",
     "not on device": "a tensor is not on a CUDA device",
     "other device": "a tensor is on another CUDA device than the current one: the driver is asked if it can be reached",
@@ -232,7 +233,8 @@ REASONS_TEXT = {
     "grid": "the grid is not a tuple or list of one to three ints, or a callable",
     "global": "a module global is not what the kernel was compiled with",
     "no context": "the thread has no CUDA context; Triton makes one current",
-    "parameters": "the kernel's parameters (keyword-only, *args, a reserved name) are left to Triton",
+    "parameters": "the kernel has a parameter with a name that Triton's binder uses, or *args or a keyword-only one in a "
+                  "version of Triton that cannot compile it",
     "launcher": "the compiled kernel's launcher or signature is not one lowlat knows",
     "no kernel": "Triton returned no loaded CompiledKernel (a hook declined, or it compiles asynchronously)",
     "warmup": "warmup() or warmup=True, and no kernel known yet: Triton compiled or found it, and lowlat learnt from that",
@@ -288,10 +290,9 @@ cdef enum:
     TAG_I64 = 8
     TAG_U64 = 10
     TAG_WRAPPED = 12     # | 1 when aligned; from here on there is more in the tail
-    TAG_OBJECT = 14      # | 1 when aligned
-    TAG_TUPLE = 16
-    TAG_CONSTANT = 17    # a tl.constexpr
-    TAG_KERNEL = 18
+    TAG_TUPLE = 14
+    TAG_CONSTANT = 15    # a tl.constexpr
+    TAG_KERNEL = 16
     TAG_VALUE_INT = 32
     TAG_VALUE_UINT = 33
     TAG_VALUE_FLOAT = 34
@@ -408,12 +409,13 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
     cdef Py_ssize_t i, count = kernel.parameter_count
     cdef PyObject* const* arguments = args
     cdef PyObject** gathered
-    cdef const int16_t* sources
+    cdef tuple variadic = None
     if not (<Binding>binding).straight:
-        sources = (<Binding>binding).sources
         gathered = <PyObject**>alloca((count + 1) * sizeof(PyObject*))
-        for i in range(count):
-            gathered[i] = args[sources[i]] if sources[i] >= 0 else kernel.parameters[i].default
+        gather(kernel, <Binding>binding, args, gathered)
+        if kernel.variadic >= 0:
+            variadic = variadic_of(kernel, args, positional)
+            gathered[kernel.variadic] = <PyObject*>variadic
         arguments = gathered
 
     cdef bint warmup = False
@@ -426,22 +428,11 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
     # The fingerprint: a header, one tag byte per parameter and option, the values of constexprs and options, and a tail
     # for what arguments with contents (tuples, say) are made of.
     cdef Tail tail
-    cdef Binding held = None
     cdef uint64_t* fingerprint = <uint64_t*>alloca(((<Binding>binding).words + TAIL_ROOM) * sizeof(uint64_t))
     cdef uint64_t* payload = <uint64_t*>alloca((count + TAIL_ROOM) * sizeof(uint64_t))
     fingerprint[0] = state.environment << 32 | <uint64_t><uint32_t>device
     fingerprint[1] = (<Binding>binding).option_names
-    tail.ask_python = False
     reason = specialize_call(kernel, <Binding>binding, args, arguments, fingerprint, payload, &tail)
-    if reason == PYTHON_NEEDED:
-        # An argument must be asked in Python, so it all starts again, holding on to what Python code could drop.
-        held = <Binding>binding
-        tail.ask_python = True
-        reason = specialize_call(kernel, held, args, arguments, fingerprint, payload, &tail)
-        if reason == OK:
-            reason = live_reason(kernel)
-        if reason == OK and kernel.has_globals and not globals_unchanged(kernel):
-            reason = GLOBAL
     if reason != OK:
         return leave(kernel, reason, grid, args, positional, names, keywords, through)
     cdef Py_ssize_t size = ((<Binding>binding).words + tail.words_used) * sizeof(uint64_t)
@@ -579,6 +570,19 @@ cdef bint read_addresses(Kernel kernel, int device, PyObject* const* arguments, 
     return True
 
 
+cdef inline int gather(Kernel kernel, Binding binding, PyObject* const* args, PyObject** gathered):
+    cdef const int16_t* sources = binding.sources
+    cdef Py_ssize_t i
+    for i in range(kernel.parameter_count):
+        gathered[i] = args[sources[i]] if sources[i] >= 0 else kernel.parameters[i].default
+    return 0
+
+
+cdef tuple variadic_of(Kernel kernel, PyObject* const* args, Py_ssize_t positional):
+    """What `*args` of a kernel is in this call."""
+    return values_of(args + kernel.variadic, max(positional - kernel.variadic, 0))
+
+
 cdef inline PyObject* const* tuple_items(PyObject* items):
     return (<PyTupleObject*>items).ob_item
 
@@ -655,8 +659,11 @@ cdef int mock_tag(PyObject* dtype) except -1:
 cdef int specialize(Kernel kernel, Binding binding, PyObject* const* args, PyObject* const* arguments,
                     uint64_t* fingerprint, uint64_t* payload, Tail* tail) except -1:
     """Fill the fingerprint behind its header and the payload (each argument as the kernel will read it, little
-    endian).  Returns OK, or the reason why this call is Triton's, or PYTHON_NEEDED, if `tail` does not say that Python
-    code may run."""
+    endian).  Returns OK, or the reason why this call is Triton's.
+
+    No code of the user's runs here: it could drop what is borrowed, and Triton asks an object with `__hash__` or
+    `data_ptr` of its own so many times and no more, which the object could count.
+    """
     cdef Py_ssize_t i, count = kernel.parameter_count
     cdef uint8_t* tags = <uint8_t*>(fingerprint + 2)
     cdef uint64_t* words = fingerprint + binding.words - kernel.constexpr_count - binding.options
@@ -675,14 +682,12 @@ cdef int specialize(Kernel kernel, Binding binding, PyObject* const* args, PyObj
     tail.words_used = 0
     tail.payload_used = count
     tail.payload_room = count + TAIL_ROOM
-    tail.has_objects = False
     for i in range(count):
         argument = arguments[i]
         if parameter.kind == KIND_CONSTEXPR:
             if argument != value.object and not specialize_value(kernel.strings, argument, value):
-                reason = specialize_contents(kernel.strings, argument, value, tail.ask_python, False)
-                if reason != OK:
-                    return reason
+                if not specialize_contents(kernel.strings, argument, value, False):
+                    return CONSTEXPR
             tags[i] = value.tag
             words[0] = value.word
             value += 1
@@ -733,7 +738,7 @@ cdef int specialize(Kernel kernel, Binding binding, PyObject* const* args, PyObj
     for i in range(binding.options):
         argument = args[binding.option_sources[i]]
         if argument != value.object and not specialize_value(kernel.strings, argument, value):
-            if specialize_contents(kernel.strings, argument, value, False, True) != OK:
+            if not specialize_contents(kernel.strings, argument, value, True):
                 return OPTION
         tags[count + i] = value.tag
         words[i] = value.word
@@ -942,12 +947,11 @@ cdef int specialize_other(Kernel kernel, const Parameter* parameter, PyObject* a
         return OK
     if <object><PyObject*>kind in state.kernel_types:
         return specialize_kernel(kernel.strings, argument, kind, tag, tail)
-    if not tail.ask_python:
-        return PYTHON_NEEDED
-    try:
-        return specialize_object(kernel.strings, parameter, <object>argument, tag, tail)
-    except Exception:
-        return ARGUMENT  # Triton asks again, and raises
+    if is_plain_tensor(kind):
+        if function_mode_enabled():
+            return TORCH_FUNCTION_MODE
+        return specialize_tensor(parameter, argument, device, tag, payload)
+    return ARGUMENT
 
 
 cdef int specialize_tuple(Kernel kernel, PyObject* items, PyTypeObject* kind, int device, uint8_t* tag,
@@ -1025,18 +1029,17 @@ cdef int specialize_constant(dict strings, PyObject* argument, uint8_t* tag, Tai
     """A tl.constexpr where a run-time value could be: its value is part of the key.  It can be assigned, so it is
     looked at each time."""
     cdef Value value
-    cdef int reason = OK
+    cdef bint known
     value.object = NULL
     inner = getattr(<object>argument, "value", UNSET)
     if inner is UNSET:
         return ARGUMENT
-    if not specialize_value(strings, <PyObject*>inner, &value) or value.tag == TAG_VALUE_OBJECT:
-        reason = specialize_contents(strings, <PyObject*>inner, &value, tail.ask_python, False)
+    known = specialize_value(strings, <PyObject*>inner, &value)
+    if not known or value.tag == TAG_VALUE_OBJECT:
+        known = specialize_contents(strings, <PyObject*>inner, &value, False)
     drop_values(&value, 1)
-    if reason == CONSTEXPR:
+    if not known:
         return ARGUMENT
-    if reason != OK:
-        return reason
     tag[0] = TAG_CONSTANT
     if add_word(tail, value.tag) != OK:
         return ARGUMENT
@@ -1052,24 +1055,6 @@ cdef int specialize_kernel(dict strings, PyObject* argument, PyTypeObject* kind,
     if add_word(tail, <uint64_t>kind) != OK:
         return ARGUMENT
     return add_word(tail, <uint64_t>canonical_string(strings, <PyObject*>hashed))
-
-
-cdef int specialize_object(dict strings, const Parameter* parameter, object argument, uint8_t* tag,
-                           Tail* tail) except -1:
-    """Anything with `data_ptr`, asked as Triton asks.  Its launches take the wrapper route, where Triton's launch
-    function asks for the address again, as it always does, and the driver whether a kernel may have it."""
-    cdef uint64_t aligned = 0
-    if lowlat_torch.ranged or not hasattr(argument, "data_ptr"):
-        return ARGUMENT
-    dtype = argument.dtype
-    if parameter.specialize:
-        address = argument.data_ptr()
-        if type(address) is not int or not 0 <= address < TWO_TO_64:
-            return ARGUMENT
-        aligned = (address & 15 == 0) and parameter.align
-    tag[0] = <uint8_t>(TAG_OBJECT + aligned)
-    tail.has_objects = True
-    return add_dtype(strings, dtype, tail)
 
 
 cdef int add_dtype(dict strings, object dtype, Tail* tail) except -1:
@@ -1094,6 +1079,29 @@ cdef inline bint hashes_as(PyTypeObject* kind, PyTypeObject* base):
     """Whether instances compare and hash as those of `base`, so that Triton's dict takes them for what they equal."""
     return ((<PyTypeObjectFields*>kind).tp_hash == (<PyTypeObjectFields*>base).tp_hash
             and (<PyTypeObjectFields*>kind).tp_richcompare == (<PyTypeObjectFields*>base).tp_richcompare)
+
+
+cdef bint is_plain_tensor(PyTypeObject* kind) except -1:
+    """Whether a subclass of torch.Tensor left everything as it was that Triton asks a tensor: its instances are read
+    as tensors are.  The class looked at last is told by its version, which goes when it or a base is written to."""
+    cdef unsigned int version = (<PyTypeObjectFields*>kind).tp_version_tag
+    if kind == state.plain_tensor and version == state.plain_tensor_version and version != 0:
+        return True
+    if state.tensor_type == NULL or not PyType_IsSubtype(kind, state.tensor_type):
+        return False
+    for owner in (<object><PyObject*>kind).__mro__:
+        if <PyTypeObject*>owner == state.tensor_type:
+            break
+        if <PyTypeObject*>owner != state.parameter_type and not ASKED_OF_TENSORS.isdisjoint(owner.__dict__):
+            return False
+    state.plain_tensor = kind
+    state.plain_tensor_version = version
+    return True
+
+
+cdef frozenset ASKED_OF_TENSORS = frozenset((
+    "data_ptr", "dtype", "device", "untyped_storage", "ptr_range", "__torch_function__", "__torch_dispatch__",
+    "__getattribute__", "__getattr__"))
 
 
 cdef bint iterates_as_tuple(PyTypeObject* kind) except -1:
@@ -1135,6 +1143,7 @@ TUPLE_ITEM.specialize = TUPLE_ITEM.align = 1
 cdef enum:
     TEXT_ROOM = 1024
     TEXT_TUPLE = 128
+    TEXT_CLASS
     TEXT_LIST
     TEXT_DICT
     TEXT_CONSTEXPR
@@ -1150,10 +1159,9 @@ cdef struct Text:
     char bytes[TEXT_ROOM]
 
 
-cdef int specialize_contents(dict strings, PyObject* argument, Value* value, bint ask_python,
-                             bint is_option) except -1:
-    """A constexpr or launch option that `specialize_value` has no word for: OK, PYTHON_NEEDED, or CONSTEXPR where
-    Triton must say what it is.  Triton looks constexprs up by hash and equality, options by their text."""
+cdef bint specialize_contents(dict strings, PyObject* argument, Value* value, bint is_option) except -1:
+    """A constexpr or launch option that `specialize_value` has no word for; False where lowlat has none either.
+    Triton looks constexprs up by hash and equality, options by their text."""
     cdef Text text
     cdef PyObject* canonical
     cdef PyObject* old
@@ -1162,17 +1170,11 @@ cdef int specialize_contents(dict strings, PyObject* argument, Value* value, bin
     text.fixed = True
     if write_value(&text, strings, argument, named, is_option):
         key = PyBytes_FromStringAndSize(text.bytes, text.size)
-    elif is_option:
-        return CONSTEXPR
-    elif not ask_python:
-        return PYTHON_NEEDED
-    else:
-        text.fixed = False
+    elif not is_option and compares_in_c(<object>argument):
         key = (type(<object>argument), <object>argument)
-    try:
-        canonical = PyDict_GetItemWithError(strings, key)
-    except Exception:
-        return CONSTEXPR  # not hashable, most often: Triton does the same, and raises
+    else:
+        return False
+    canonical = PyDict_GetItemWithError(strings, key)
     if canonical == NULL:
         holder = (key, named)
         strings[key] = holder
@@ -1185,12 +1187,36 @@ cdef int specialize_contents(dict strings, PyObject* argument, Value* value, bin
         Py_INCREF(<object>argument)
         value.object = argument
     Py_XDECREF(old)
-    return OK
+    return True
+
+
+cdef bint compares_in_c(object argument) except -1:
+    """Whether it takes no code of the user's to hash it and to compare it to another of its class."""
+    cdef PyTypeObject* kind = type_of(<PyObject*>argument)
+    if type(argument) in VALUE_TYPES:
+        return True
+    if isinstance(argument, int) and hashes_as(kind, &PyLong_Type):
+        return True
+    if isinstance(argument, str) and hashes_as(kind, &PyUnicode_Type):
+        return True
+    if isinstance(argument, float) and hashes_as(kind, &PyFloat_Type):
+        return True
+    global numpy_types
+    if numpy_types is None and "numpy" in sys.modules:
+        numpy = sys.modules["numpy"]
+        numpy_types = frozenset([scalar for scalar in numpy.sctypeDict.values()
+                                 if issubclass(scalar, (numpy.number, numpy.bool_))])
+    return numpy_types is not None and type(argument) in numpy_types
+
+
+cdef frozenset VALUE_TYPES = frozenset((int, bytes, complex, range, type(len)))
+cdef frozenset numpy_types = None
 
 
 cdef bint write_value(Text* text, dict strings, PyObject* argument, list named, bint is_option) except -1:
     """Append what the value is; False where it takes Python code to tell, or there is no room."""
     cdef PyTypeObject* kind = type_of(argument)
+    cdef Py_ssize_t i
     cdef Value value
     value.object = NULL
     if specialize_value(strings, argument, &value):
@@ -1198,11 +1224,22 @@ cdef bint write_value(Text* text, dict strings, PyObject* argument, list named, 
         if value.tag == TAG_VALUE_OBJECT:
             named.append(<object>argument)
         return write_word(text, value.tag, value.word)
-    if is_tuple(argument) or (is_option and is_list(argument)):
-        if not write_word(text, TEXT_TUPLE if is_tuple(argument) else TEXT_LIST, <uint64_t>len(<object>argument)):
+    if is_any_tuple(argument) and hashes_as(kind, &PyTuple_Type):
+        if not is_tuple(argument):
+            named.append(<object><PyObject*>kind)
+            if is_option or not write_word(text, TEXT_CLASS, <uint64_t>kind):
+                return False
+        if not write_word(text, TEXT_TUPLE, <uint64_t>tuple_size(argument)):
             return False
-        text.fixed = text.fixed and is_tuple(argument)
-        for item in <object>argument:
+        for i in range(tuple_size(argument)):
+            if not write_value(text, strings, tuple_items(argument)[i], named, is_option):
+                return False
+        return True
+    if is_option and is_list(argument):
+        text.fixed = False
+        if not write_word(text, TEXT_LIST, <uint64_t>list_size(argument)):
+            return False
+        for item in list(<list>argument):
             if not write_value(text, strings, <PyObject*>item, named, is_option):
                 return False
         return True
@@ -1332,7 +1369,7 @@ cdef Binding resolve_binding(Kernel kernel, Py_ssize_t positional, tuple names, 
     cdef Py_ssize_t count = kernel.parameter_count
     cdef Py_ssize_t i
     cdef Binding binding = Binding.__new__(Binding)
-    if positional > count or positional + len(names) > 32000:
+    if (positional > kernel.positional and kernel.variadic < 0) or positional + len(names) > 32000:
         return None
     binding.positional = positional
     binding.keywords = len(names)
@@ -1346,7 +1383,7 @@ cdef Binding resolve_binding(Kernel kernel, Py_ssize_t positional, tuple names, 
     if binding.sources == NULL or binding.option_sources == NULL or binding.option_values == NULL:
         raise MemoryError()
     for i in range(count):
-        binding.sources[i] = <int16_t>i if i < positional else -1
+        binding.sources[i] = <int16_t>i if i < positional and i < kernel.positional else -1
     options = []
     for i, name in enumerate(names):
         if (name == "self" or (through == THROUGH_GETITEM and name == "grid")
@@ -1357,6 +1394,8 @@ cdef Binding resolve_binding(Kernel kernel, Py_ssize_t positional, tuple names, 
         elif through == THROUGH_RUN and name == "warmup":
             binding.warmup_source = <int>(positional + i)
         elif name in kernel.positions:
+            if kernel.positions[name] == kernel.variadic:
+                return None  # an option of that name, for which there is Triton's own error
             if binding.sources[<Py_ssize_t>kernel.positions[name]] >= 0:
                 return None  # given twice
             binding.sources[<Py_ssize_t>kernel.positions[name]] = <int16_t>(positional + i)
@@ -1368,9 +1407,9 @@ cdef Binding resolve_binding(Kernel kernel, Py_ssize_t positional, tuple names, 
     if through == THROUGH_RUN and binding.warmup_source == NO_WARMUP:
         return None
     for i in range(count):
-        if binding.sources[i] < 0 and kernel.parameters[i].default == NULL:
+        if binding.sources[i] < 0 and kernel.parameters[i].default == NULL and i != kernel.variadic:
             return None  # missing
-    binding.straight = positional == count
+    binding.straight = positional == count and kernel.positional == count
     binding.options = len(options)
     binding.option_names = kernel.option_names.setdefault(tuple(options), len(kernel.option_names))
     # header | tags, padded | constexpr values | option values
@@ -1472,7 +1511,7 @@ cdef PyObject* learn(Kernel kernel, int reason, Binding borrowed, PyObject* grid
             or memcmp(fingerprint, PyBytes_AS_STRING(before), size) != 0):
         Py_INCREF(result)
         return <PyObject*>result
-    cdef Plan plan = state.describe(kernel, result, device, tail.has_objects, warms_up(binding, args))
+    cdef Plan plan = state.describe(kernel, result, device, warms_up(binding, args))
     if plan is not None:
         plan.fingerprint = before
         plan.words = <const uint64_t*>PyBytes_AS_STRING(before)
@@ -2799,9 +2838,10 @@ cdef class Kernel:
         """Drop every plan; the next calls are learnt again."""
         forget(self)
 
-    def _describe_parameters(self, list parameters, str refusal):
+    def _describe_parameters(self, list parameters, str refusal, Py_ssize_t positional, Py_ssize_t variadic):
         """Called once, by lowlat.JITFunction: (name, kind, specialize, align, bits, signed, has_default, default) per
-        parameter, and the reason why the kernel always goes to Triton, or "ok"."""
+        parameter, the reason why the kernel always goes to Triton, or "ok", how many parameters can be given by
+        position, and the index of `*args` or -1."""
         cdef Py_ssize_t i
         cdef Parameter* parameter
         kinds = {"plain": KIND_PLAIN, "constexpr": KIND_CONSTEXPR, "int": KIND_INT, "float": KIND_FLOAT,
@@ -2827,6 +2867,8 @@ cdef class Kernel:
             parameter.signed = signed
             parameter.default = <PyObject*>PyTuple_GET_ITEM(self.defaults, i) if has_default else NULL
             self.constexpr_count += parameter.kind == KIND_CONSTEXPR
+        self.positional = positional
+        self.variadic = variadic
         self.refusal = REASON_NAMES.index(refusal)
 
 
@@ -3170,11 +3212,13 @@ def fingerprint_of(Kernel kernel, tuple args, dict kwargs):
     cdef uint64_t* fingerprint = <uint64_t*>alloca((binding.words + TAIL_ROOM) * sizeof(uint64_t))
     cdef uint64_t* payload = <uint64_t*>alloca((count + TAIL_ROOM) * sizeof(uint64_t))
     cdef Tail tail
-    tail.ask_python = True
     for i in range(len(values)):
         given[i] = <PyObject*>values[i]
-    for i in range(count):
-        arguments[i] = kernel.parameters[i].default if binding.sources[i] < 0 else given[binding.sources[i]]
+    gather(kernel, binding, given, arguments)
+    cdef tuple variadic = None
+    if kernel.variadic >= 0:
+        variadic = variadic_of(kernel, given, positional)
+        arguments[kernel.variadic] = <PyObject*>variadic
     fingerprint[0] = lowlat_current_device() if state.c_getters else 0
     fingerprint[1] = binding.option_names
     reason = specialize(kernel, binding, given, arguments, fingerprint, payload, &tail)

@@ -354,17 +354,24 @@ def _name_class(error: TypeError) -> None:
 # ---- a kernel's parameters -----------------------------------------------------------------------------------------
 
 
-def parameters_of(kernel: Any) -> tuple[list[tuple[Any, ...]], str]:
+def parameters_of(kernel: Any) -> tuple[list[tuple[Any, ...]], str, int, int]:
     """What `Kernel._describe_parameters` takes: Triton's create_function_from_signature, decided once.
 
     An annotation that Triton maps to a dtype forces the type; fp*, bf* and u1 are then not specialised at all, other
     types by value and alignment (the semantics page, §2.4).
     """
     described = []
-    refusal = "ok"
-    for parameter, declared in zip(kernel.params, kernel.signature.parameters.values()):
-        if declared.kind not in (declared.POSITIONAL_OR_KEYWORD, declared.POSITIONAL_ONLY):
-            refusal = "parameters"  # bound in another way by each version of Triton
+    refusal, positional, variadic = "ok", len(kernel.params), -1
+    for i, (parameter, declared) in enumerate(zip(kernel.params, kernel.signature.parameters.values())):
+        if declared.kind in (declared.VAR_POSITIONAL, declared.KEYWORD_ONLY):
+            positional = min(positional, i)
+            if declared.kind == declared.VAR_POSITIONAL:
+                variadic = i
+            # Bound as Python does from these versions on; before, they could be bound but not compiled.
+            if VERSION < ((3, 8) if variadic >= 0 else (3, 9)):
+                refusal = "parameters"
+        elif declared.kind == declared.VAR_KEYWORD:
+            refusal = "parameters"
         if parameter.name in _RESERVED_NAMES:
             refusal = "parameters"
         kind, bits, signed = _kind_of(parameter)
@@ -381,7 +388,7 @@ def parameters_of(kernel: Any) -> tuple[list[tuple[Any, ...]], str]:
         ))
     if UNKNOWN is not None:
         refusal = "unknown triton"
-    return described, refusal
+    return described, refusal, positional, variadic
 
 
 def _kind_of(parameter: Any) -> tuple[str, int, bool]:
@@ -408,10 +415,9 @@ _PACKED_TYPES = {"i8", "i16", "i32", "i64", "u1", "u8", "u16", "u32", "u64", "fp
 _OVERSIZED_SHARED = 228 * 1024
 
 
-def plan_of(kernel: Any, compiled: Any, device: int, has_objects: bool, warmup: bool) -> Any:
+def plan_of(kernel: Any, compiled: Any, device: int, warmup: bool) -> Any:
     """The plan of what Triton just launched; a plan that says "Triton" where it has no other, None to ask again.
 
-    `has_objects`: an argument's address comes from Python code, which Triton's launch function calls once more.
     `warmup`: Triton only had to compile, and may not have loaded the kernel yet, or in vain.
     """
     if type(compiled) is not CompiledKernel or not (warmup or _is_loaded(compiled)):
@@ -438,7 +444,7 @@ def plan_of(kernel: Any, compiled: Any, device: int, has_objects: bool, warmup: 
     # (Up to Triton 3.7 AMD's launcher has no global scratch memory.)
     scratch = getattr(launcher, "global_scratch_size", 0) > 0 or launcher.profile_scratch_size > 0
     sanitized = getattr(launcher, "gsan_enabled", False)
-    packed = not has_objects and all(type_.startswith("*") or type_ in _PACKED_TYPES for type_ in types)
+    packed = all(type_.startswith("*") or type_ in _PACKED_TYPES for type_ in types)
     if scratch or sanitized:
         route = "launcher"
     elif packed and kernel.route != "wrapper" and not hip:

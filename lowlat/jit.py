@@ -75,10 +75,10 @@ def _prepare() -> None:
         _torch.attach()
 
 
-def _plan_of(kernel: Any, compiled: Any, device: int, has_objects: bool, warmup: bool) -> Any:
+def _plan_of(kernel: Any, compiled: Any, device: int, warmup: bool) -> Any:
     """A plan of what Triton launched, once the driver's entry points are known."""
     global _driver_found
-    plan = _triton.plan_of(kernel, compiled, device, has_objects, warmup)
+    plan = _triton.plan_of(kernel, compiled, device, warmup)
     if plan is not None and plan.route == "driver" and not _driver_found:
         _fast.find_driver()
         _driver_found = True

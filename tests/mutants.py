@@ -76,6 +76,11 @@ def hip(*names):
     return tuple(f"test_hip.py::test_{name}" for name in names)
 
 
+def warmup(*names):
+    """The node ids of tests of warming up."""
+    return tuple(f"test_warmup.py::test_{name}" for name in names)
+
+
 EDGE_CASES = (TESTS / "test_edge_cases.py").read_text()
 FAST, TRITON, PYTHON_H = "_fast.pyx", "_triton.py", "_python.h"
 
@@ -468,6 +473,45 @@ MUTANTS = [
     Mutant("the last but one plan is taken unseen", FAST,
            "    if not matches(<Plan>found, fingerprint, size):\n        found = PyDict",
            "    if kernel.second is None:\n        found = PyDict", edge(2)),
+
+    # ---- warmup -----------------------------------------------------------------------------------------------------
+    Mutant("a kernel that was only compiled is launched", FAST,
+           "    if (<Plan>plan).route_ >= ROUTE_TRITON:\n        if (<Plan>plan).route_ == ROUTE_TRITON:\n",
+           "    if (<Plan>plan).route_ == ROUTE_TRITON:\n        if True:\n",
+           warmup("the_first_launch_is_tritons")),
+    Mutant("a mock is never aligned", FAST, "            tags[i] |= divisible(parameter, 0)\n", "",
+           warmup("tensors_dtypes_and_mocks_have_one_kernel")),
+    Mutant("a mock's dtype is not in the key", FAST,
+           "    return 0 if code is None else TAG_TENSOR + (<int>code << 1)\n", "    return TAG_TENSOR\n",
+           warmup("every_dtype")),
+    Mutant("a mock's dtype is known to be what it was", FAST,
+           "    return 0 if code is None else", "    return TAG_TENSOR + (6 << 1) if code is None else",
+           warmup("every_dtype")),
+    Mutant("mocks have the address they are born with", FAST,
+           "if len(attributes) == 2 and \"dtype\" in attributes", "if \"dtype\" in attributes",
+           warmup("mocks_that_are_not_as_made")),
+    Mutant("a dtype is a tensor by name, too", FAST,
+           "                and 0 <= binding.sources[i] < binding.positional):", "                and True):",
+           warmup("dtypes_where_no_tensor_goes")),
+    Mutant("a dtype by position is a constexpr's value", FAST,
+           "            if mocks[i] == 0 or (parameter.kind != KIND_PLAIN and parameter.kind != KIND_POINTER):\n"
+           "                return ARGUMENT\n",
+           "            if parameter.kind == KIND_CONSTEXPR:\n                mocks[i] = 0\n",
+           warmup("dtypes_where_no_tensor_goes")),
+    Mutant("mocks on AMD have storage of any size", FAST,
+           "            if lowlat_torch.ranged:\n                tags[i] |= TAG_SMALL\n", "",
+           warmup("mocks_on_amd")),
+    Mutant("warming up is counted twice", FAST, "    if through != THROUGH_WARMUP:\n        kernel.exits_",
+           "    if True:\n        kernel.exits_", warmup("tensors_dtypes_and_mocks_have_one_kernel")),
+    Mutant("a run that was replaced is not what warms up", FAST,
+           "kernel.run_replaced and through != THROUGH_RUN:", "kernel.run_replaced and through == THROUGH_GETITEM:",
+           warmup("warmup_or_run_replaced_on_the_kernel")),
+    Mutant("a replaced warmup is not called", TRITON,
+           '    (TritonJITFunction, "warmup", inspect.getattr_static(TritonJITFunction, "warmup", None)),\n', "",
+           warmup("replaced_functions")),
+    Mutant("a kernel that could not be loaded is Triton's for good", TRITON,
+           "    if warmup and not (known and _is_loaded(compiled)):", "    if warmup and not _is_loaded(compiled):",
+           warmup("out_of_resources")),
 
     # ---- AMD --------------------------------------------------------------------------------------------------------
     Mutant("storage size is not in AMD's key", TRITON,

@@ -1,7 +1,6 @@
 """The native path on the null driver: every launch it makes is Triton's launch, byte for byte."""
 
 import ctypes
-import enum
 import gc
 import itertools
 import sys
@@ -164,11 +163,13 @@ def test_equal_strings_that_are_different_objects():
     assert changed(before, pair.lowlat.exits) == {"first call": 1}
 
 
-class Colour(enum.IntEnum):
-    RED = 1
+class Hashed:
+
+    def __hash__(self):
+        return 5
 
 
-@pytest.mark.parametrize("v", [(1, 2), tl.constexpr(4), Colour.RED, 2**64, -2**70], ids=repr)
+@pytest.mark.parametrize("v", [Hashed(), frozenset((1, 2)), [1]], ids=repr)
 def test_constexprs_left_to_triton(v):
     pair, x = Pair(value), aligned()
     pair.call(GRID, x, 1)
@@ -226,7 +227,7 @@ def test_arguments_that_do_not_bind(args, kwargs):
     pair.fast(GRID, aligned(), 5)
 
 
-@pytest.mark.parametrize("argument", ["text", b"x", 1j, [1], {}, (1, 2), object(), tl.float32, int,
+@pytest.mark.parametrize("argument", ["text", b"x", 1j, [1], {}, (1, "text"), object(), tl.float32, int,
                                       *([torch.float32] if torch else [])], ids=repr)
 def test_arguments_of_other_types(argument):
     pair = Pair(one)
