@@ -33,7 +33,7 @@ TABLE = ROOT / "docs" / "matrix.md"
 
 TRITONS = ("3.6.0", "3.7.1", "3.8.0", "3.9.0")
 TORCHES = {"3.10": "2.11.*", "3.11": "2.13.*", "3.12": "2.14.*", "3.13": "2.15.*"}
-TOOLS = ("Cython", "setuptools", "numpy", "pytest", "hypothesis", "rich", "matplotlib")
+TOOLS = ("Cython", "setuptools", "numpy", "pytest", "hypothesis", "rich", "matplotlib", "sybil")
 
 nox.options.sessions = ["tests", "table"]
 nox.options.reuse_existing_virtualenvs = True

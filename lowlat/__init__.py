@@ -15,7 +15,7 @@ from .autotune import Autotuner, Config, Heuristics, autotune, heuristics
 from .jit import JITFunction, jit
 
 REASONS: dict[str, str] = _fast.REASONS_TEXT
-"""Why a call went to Triton instead of the native path: the names in `exits` of kernels and tuners, explained."""
+"""Why a call went to Triton instead of the native path, by the names in `exits` of kernels and tuners."""
 
 __version__ = "0.1.0"
 

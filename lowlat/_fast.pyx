@@ -223,8 +223,9 @@ REASONS_TEXT = {
     "binding": "the arguments do not bind to the parameters, or an option name is not one lowlat can pass",
     "option": "a launch option is neither int, float, bool, str nor None, nor a tuple, list or dict of such",
     "argument": "an argument that Triton refuses, or that only code of its class can tell (`data_ptr`, `__iter__`, "
-                "`__torch_function__`), or a tuple of hundreds",
-    "constexpr": "a constexpr that cannot be hashed, or only by code of its class, or a tuple of more than a hundred",
+                "`__torch_function__`), or a tuple of hundreds of items",
+    "constexpr": "a constexpr that cannot be hashed, or only by code of its class, or a tuple of more than a hundred "
+                 "items",
     "annotation": "an annotated parameter got a value that only Triton converts or refuses",
     "not on device": "a tensor is not on a CUDA device",
     "other device": "a tensor is on another CUDA device than the current one: the driver is asked if it can be reached",
@@ -233,11 +234,11 @@ REASONS_TEXT = {
     "grid": "the grid is not a tuple or list of one to three ints, or a callable",
     "global": "a module global is not what the kernel was compiled with",
     "no context": "the thread has no CUDA context; Triton makes one current",
-    "parameters": "the kernel has a parameter with a name that Triton's binder uses, or *args or a keyword-only one in a "
-                  "version of Triton that cannot compile it",
+    "parameters": "the kernel has a parameter with a name that Triton's binder uses, or *args or a keyword-only one in "
+                  "a version of Triton that cannot compile it",
     "launcher": "the compiled kernel's launcher or signature is not one lowlat knows",
     "no kernel": "Triton returned no loaded CompiledKernel (a hook declined, or it compiles asynchronously)",
-    "warmup": "warmup() or warmup=True, and no kernel known yet: Triton compiled or found it, and lowlat learnt from that",
+    "warmup": "warmup() or warmup=True, and no kernel known yet: Triton compiled or found it, and lowlat learnt of it",
     "not tuned yet": "the tuner's cache has no entry for the call's key: Triton tunes (or asks its disk cache)",
     "key": "a value of the tuner's key is neither int (64 bits), float, bool, str, None nor a dtype, or is a NaN",
     "config": "the configuration is not a plain triton.Config with a dict of names",
@@ -311,9 +312,10 @@ cdef enum:
 @cython.final
 @cython.freelist(32)
 cdef class Launcher:
-    """`kernel[grid]`: called with the kernel's arguments and launch options, launches, returns the CompiledKernel.
+    """`kernel[grid]`: called with the kernel's arguments and launch options, launches, returns Triton's CompiledKernel.
 
     The grid is held as given, neither copied nor checked, as Triton's closure does; it may be stored and reused.
+    Raises what Triton raises for the same call.
     """
 
     def __repr__(self):
@@ -406,7 +408,7 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
         if binding == NULL:
             return leave(kernel, BINDING, grid, args, positional, names, keywords, through)
 
-    cdef Py_ssize_t i, count = kernel.parameter_count
+    cdef Py_ssize_t count = kernel.parameter_count
     cdef PyObject* const* arguments = args
     cdef PyObject** gathered
     cdef tuple variadic = None
@@ -2729,8 +2731,8 @@ cdef class Plan:
 
     @property
     def route(self):
-        """ "driver", "wrapper", "launcher" (Triton's launcher object, which allocates scratch), "triton", or "compiled"
-        (by a warmup; the first launch is Triton's, which loads the kernel)."""
+        """str: "driver", "wrapper", "launcher" (Triton's launcher object, which allocates scratch), "triton", or
+        "compiled" (by a warmup; the first launch is Triton's, which loads the kernel)."""
         return ROUTE_NAMES[self.route_]
 
     def __repr__(self):
@@ -2762,8 +2764,11 @@ cdef class Kernel:
         free(self.parameters)
 
     def __getitem__(self, grid):
-        """`kernel[grid]`: a Launcher.  `grid` is a tuple or list of 1 to 3 ints, or a callable that gets the bound
-        arguments as a dict and returns one."""
+        """A Launcher; `kernel[grid](*args, **kwargs)` launches, without waiting for the GPU.
+
+        `grid` is a tuple or list of one to three ints, the number of blocks along x, y and z, or a callable that gets
+        the bound arguments as a dict and returns one.  It is looked at when the Launcher is called.
+        """
         cdef Launcher launcher
         if (<PyTypeObjectFields*>state.kernel_type).tp_version_tag != state.kernel_type_version:
             refresh_state()
@@ -2810,10 +2815,11 @@ cdef class Kernel:
 
     @property
     def route(self):
-        """How this kernel is launched: "auto" (the default), "driver" or "wrapper".
+        """str: how this kernel is launched, "auto" (the default), "driver" or "wrapper".
 
         "driver" and "auto" take the driver route where lowlat can pack the parameters and the wrapper route
-        elsewhere; "wrapper" always takes Triton's compiled launcher.  Setting it forgets all plans.
+        elsewhere; "wrapper" always takes Triton's compiled launcher.  Setting it forgets all plans, and raises
+        ValueError for any other value.
         """
         return self.route_ or "auto"
 
@@ -2826,16 +2832,19 @@ cdef class Kernel:
 
     @property
     def exits(self):
-        """How often a call went to Triton, by reason (see lowlat.REASONS): {reason: count}."""
+        """dict[str, int]: how often a call went to Triton since the kernel was made, by reason (see lowlat.REASONS).
+
+        A new dict each time, so that two of them can be compared; a reason that never occurred is not in it.
+        """
         return {REASON_NAMES[i]: self.exits_[i] for i in range(REASONS) if self.exits_[i]}
 
     @property
     def plans(self):
-        """The plans learnt so far, as a list; for people and tests."""
+        """list[Plan]: the plans learnt so far, one for each kind of call; for people and tests."""
         return list(self.plans_.values())
 
     def forget(self):
-        """Drop every plan; the next calls are learnt again."""
+        """Drop every plan: the next call of each kind goes to Triton and is learnt again.  Triton's own caches stay."""
         forget(self)
 
     def _describe_parameters(self, list parameters, str refusal, Py_ssize_t positional, Py_ssize_t variadic):
@@ -2921,7 +2930,7 @@ cdef class Outer:
         return None
 
     def __getitem__(self, grid):
-        """`outer[grid]`, as `kernel[grid]`; a callable grid gets the arguments that tuner or heuristics add, too."""
+        """As `kernel[grid]`; a callable grid gets the arguments that tuner or heuristics add, too."""
         cdef OuterLauncher launcher
         if not outer_types_current():
             refresh_outer()
@@ -2945,8 +2954,10 @@ cdef class Outer:
 
     @property
     def exits(self):
-        """How often a call went to Triton, by reason (see lowlat.REASONS): {reason: count}.  What the kernel inside
-        leaves to Triton, it counts itself."""
+        """dict[str, int]: how often a call went to Triton, by reason (see lowlat.REASONS).
+
+        What the kernel inside leaves to Triton, it counts itself: `tuner.fn.exits`.
+        """
         return {REASON_NAMES[i]: self.exits_[i] for i in range(REASONS) if self.exits_[i]}
 
 
@@ -2973,7 +2984,7 @@ cdef class Tuner(Outer):
 
     @property
     def best_config(self):
-        """The Config of the last call; there is none before the first."""
+        """Config: that of the last call.  AttributeError before the first, as in Triton."""
         return self.if_set(self.best_config_, "best_config")
 
     @best_config.setter
@@ -2982,7 +2993,10 @@ cdef class Tuner(Outer):
 
     @property
     def nargs(self):
-        """The positional arguments by name while a call lasts, None after a call that succeeded."""
+        """dict[str, Any] | None: the positional arguments by name while a call lasts, None after one that succeeded.
+
+        Each thread sees its own.  AttributeError before the first call, as in Triton.
+        """
         cdef TunedCall* call = current_call(self)
         if call != NULL and call.attributes == NULL:
             return dict(zip(self.arg_names, values_of(call.args, call.positional)))
@@ -3281,13 +3295,15 @@ cdef extern from *:
     Py_ssize_t LOWLAT_OUTER_VECTORCALL_OFFSET
 
 cdef PyMethodDef run_method, warmup_method, outer_run_method
-run_method.ml_doc = (b"run(*args, grid, warmup, **kwargs)\n--\n\n"
-                     b"Launch, as kernel[grid](*args, **kwargs) does; with warmup=True only compile.")
-warmup_method.ml_doc = (b"warmup(*args, grid, **kwargs)\n--\n\n"
-                        b"Compile without a launch; returns the CompiledKernel.  By position a torch dtype stands for a "
-                        b"tensor.")
-outer_run_method.ml_doc = (b"run(*args, **kwargs)\n--\n\n"
-                           b"Launch, as outer[grid](*args, **kwargs) does; wants grid= and warmup=.")
+run_method.ml_doc = (b"run($self, /, *args, grid, warmup, **kwargs)\n--\n\n"
+                     b"Launch over `grid`, as `kernel[grid](*args, **kwargs)` does; `warmup=True` only compiles.\n\n"
+                     b"Returns Triton's CompiledKernel; raises what Triton raises for the same call.")
+warmup_method.ml_doc = (b"warmup($self, /, *args, grid, **kwargs)\n--\n\n"
+                        b"Compile without a launch.  Instead of tensors, by position, their dtypes will do.\n\n"
+                        b"Returns Triton's CompiledKernel; raises what Triton raises for the same call.")
+outer_run_method.ml_doc = (b"run($self, /, *args, **kwargs)\n--\n\n"
+                           b"Launch, as `outer[grid](*args, **kwargs)` does; wants `grid=` and `warmup=`.\n\n"
+                           b"Returns what the kernel inside returns; raises what Triton raises for the same call.")
 
 lowlat_give_vectorcall(<PyTypeObject*>Launcher, LOWLAT_VECTORCALL_OFFSET)
 lowlat_give_vectorcall(<PyTypeObject*>OuterLauncher, LOWLAT_OUTER_VECTORCALL_OFFSET)

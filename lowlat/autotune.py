@@ -45,7 +45,7 @@ class Autotuner(_fast.Tuner, TritonAutotuner):
     """A Triton autotuner whose tuned calls take lowlat's native path where they can, and Triton's everywhere else.
 
     Everything `triton.runtime.autotuner.Autotuner` has is here unchanged; tuning is Triton's own.  In addition:
-    `exits`.
+    `exits`.  `cache`, `configs` and `keys` may be changed at any time: the next call sees it.
     """
 
     bench_time = _OfOneCall()
@@ -53,6 +53,7 @@ class Autotuner(_fast.Tuner, TritonAutotuner):
     restore_copies = _OfOneCall()
 
     def warmup(self, *args: Any, **kwargs: Any) -> Any:
+        """Compile what pruning leaves of the configurations, without a launch; returns the list of CompiledKernels."""
         return self._in_own_call(super().warmup, args, kwargs)
 
     def __copy__(self) -> Autotuner:
@@ -61,7 +62,10 @@ class Autotuner(_fast.Tuner, TritonAutotuner):
 
 
 class Heuristics(_fast.Heuristic, TritonHeuristics):
-    """Triton's heuristics, called natively: each with a dict of all arguments, as in Triton.  In addition: `exits`."""
+    """Triton's heuristics, called natively, each with a dict of all arguments, as in Triton.
+
+    Everything `triton.runtime.autotuner.Heuristics` has is here unchanged.  In addition: `exits`.
+    """
 
     def __copy__(self) -> Heuristics:
         return _copy(self, ("fn", "arg_names", "values"))
@@ -92,7 +96,8 @@ def autotune(*args: Any, **kwargs: Any) -> Callable[[Any], Any]:
     """`triton.autotune`, with tuned calls that cost little more than the kernel's own.
 
     Takes what `triton.autotune` of the installed Triton takes and means the same by it.  The decorator gives a
-    `lowlat.Autotuner`; with TRITON_INTERPRET=1, and with LOWLAT=0 in the environment at import, Triton's own.
+    `lowlat.Autotuner`; with `TRITON_INTERPRET=1`, and with `LOWLAT=0` in the environment at import, Triton's own.
+    Raises TypeError, in Triton's words, for an option that Triton's does not have.
     """
     decorator = triton_autotune(*args, **kwargs)  # raises TypeError, in Triton's words
     if DISABLED or knobs.runtime.interpret:
@@ -102,7 +107,11 @@ def autotune(*args: Any, **kwargs: Any) -> Callable[[Any], Any]:
 
 
 def heuristics(*args: Any, **kwargs: Any) -> Callable[[Any], Any]:
-    """`triton.heuristics`, without its Python; see `autotune`.  The decorator gives a `lowlat.Heuristics`."""
+    """`triton.heuristics`, without Triton's own Python: only your functions are called.
+
+    Takes what `triton.heuristics` takes.  The decorator gives a `lowlat.Heuristics`, where `autotune` would give a
+    `lowlat.Autotuner`.
+    """
     decorator = triton_heuristics(*args, **kwargs)
     if DISABLED or knobs.runtime.interpret:
         return decorator

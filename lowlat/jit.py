@@ -24,8 +24,8 @@ class JITFunction(_fast.Kernel, TritonJITFunction):
     """A Triton kernel whose launches take lowlat's native path where they can, and Triton's everywhere else.
 
     Everything `triton.runtime.jit.JITFunction` has is here unchanged.  In addition: `route`, `exits`, `plans` and
-    `forget()` (see `lowlat._fast.Kernel`).  The class has Triton's class name because Triton 3.7 and later serialise
-    a kernel passed as a constexpr by that name.
+    `forget()`.  The class has Triton's class name because Triton 3.7 and later serialise a kernel passed as a
+    constexpr by that name.  An instance of a subclass of it launches by Triton.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ def jit(fn: Any = None, **options: Any) -> Any:
     """`triton.jit`, with launches that cost little more than the driver's own.
 
     Takes what `triton.jit` takes, bare or with options, and means the same by it.  Returns a `lowlat.JITFunction`;
-    with TRITON_INTERPRET=1 Triton's `InterpretedFunction`, and with LOWLAT=0 in the environment at import whatever
+    with `TRITON_INTERPRET=1` Triton's `InterpretedFunction`, and with `LOWLAT=0` in the environment at import whatever
     `triton.jit` returns.  Raises TypeError for an option `triton.jit` does not have.
     """
     if DISABLED or knobs.runtime.interpret:

@@ -45,6 +45,25 @@ class Colour(enum.IntEnum):
     BLUE = 16
 
 
+class Text(str):
+    pass
+
+
+class Shade(enum.Enum):
+    DARK = 1
+    LIGHT = 2
+
+
+class Plain:
+    """Hashed and compared by identity."""
+
+    def __repr__(self):
+        return "plain"
+
+
+Point = collections.namedtuple("Point", "x y")
+
+
 class Address:
     """An object with data_ptr() that is no tensor."""
 
@@ -59,6 +78,11 @@ def helper(x):
     return x
 
 
+@triton.jit
+def other_helper(x):
+    return x + 1
+
+
 def fresh(value):
     """An equal object that is a new one where the type has such."""
     if type(value) is int:
@@ -67,6 +91,10 @@ def fresh(value):
         return float.fromhex(value.hex()) if math.isfinite(value) else float(str(value))
     if type(value) is str:
         return "".join(list(value))
+    if type(value) is tuple:
+        return tuple([fresh(item) for item in value])
+    if type(value) is tl.constexpr:
+        return tl.constexpr(fresh(value.value))
     if torch is not None and type(value) is torch.Tensor and value.layout is torch.strided and value.dim():
         return value[:]
     return value
@@ -81,6 +109,17 @@ CONSTEXPRS = [3, 1, True, 1.0, 0, False, 0.0, -0.0, math.nan, None, "relu", "D",
               2**64 - 1, 0.5, -1.5, 1e300, math.inf, tl.float32, tl.int8, 10**6 + 7, "a longer text, not interned"]
 ODD_CONSTEXPRS = [2**64, -2**70, (1, 2), ((1, ), "x"), [1], {}, {1}, tl.constexpr(3), tl.constexpr(True), Colour.RED,
                   Whole(3), b"bytes", 1j, helper, tl, Address, (1, [2])]
+# What has contents: each is close to another one, so that a key which misses a part of it is found out.
+CONTENTS = [(1, 2), (1, 3), (2, 3), (16, 3), (True, 2), (1.0, 2), (None, 2), ((1, 2), 3), (1, (2, 3)), (2, (3, (16, ))),
+            (), ((), ), ((), ()), Point(1, 2), Point(2, 3), Point(2, (3, 4)), (2**31, 3), (2**63, -1), (Whole(1), 2),
+            (Colour.RED, Colour.BLUE), Whole(1), Whole(2), Whole(16), Colour.RED, Colour.BLUE, tl.constexpr(1),
+            tl.constexpr(True), tl.constexpr(2), tl.constexpr("text"), tl.constexpr((1, 2)), (tl.constexpr(1), 2),
+            (tl.constexpr(2), 2), helper, other_helper, (helper, 2), (other_helper, 2), (-0.0, 0.0), (math.nan, 2)]
+CONSTANTS = [(1, 2), (1, True), (True, 1), (1.0, 2), ((1, 2), ), ((1, ), 2), (), ("a", "b"), ("ab", ), Point(1, 2),
+             Point(1, 3), (Point(1, 2), 3), tl.constexpr(3), tl.constexpr(True), tl.constexpr((1, 2)),
+             (tl.constexpr(1), 2), Colour.RED, Colour.BLUE, Shade.DARK, Shade.LIGHT, (Shade.DARK, 1), Whole(3), Text("a"),
+             b"bytes", 1j, 2**64, -2**70, range(3), helper, other_helper, (helper, 1), len, Plain, Plain(), Plain(), tl,
+             (0.0, ), (-0.0, ), (None, ), (tl.float32, ), (tl.int8, )]
 TENSORS = []
 if torch is not None:
     import numpy as np
@@ -96,6 +135,19 @@ if torch is not None:
         aligned(dtype=torch.uint32), torch.zeros(8, 8).t(), torch.zeros(8, 8)[2:, 1:],
         torch.zeros((), dtype=torch.float32), torch.empty(4, device="meta"), None,
     ]
+    class Tensor(torch.Tensor):
+        pass
+
+    CONTENTS += [
+        (aligned(), 2), (unaligned(), 2), (aligned(dtype=torch.int8), 2), (2, (unaligned(), )), Point(aligned(), 2),
+        torch.Size((1, 2)), torch.Size((2, 3)), np.float64(0.5), (np.float64(2), 2),
+        triton.reinterpret(aligned(), tl.int8), triton.reinterpret(unaligned(), tl.int8),
+        triton.reinterpret(aligned(), tl.float8e5), (triton.reinterpret(aligned(), tl.int16), 2),
+        aligned().as_subclass(Tensor), unaligned().as_subclass(Tensor), aligned(dtype=torch.int8).as_subclass(Tensor),
+        (unaligned().as_subclass(Tensor), 2), (torch.nn.Parameter(unaligned()), 2),
+    ]
+    CONSTANTS += [np.int64(3), np.int32(3), np.float64(0.5), torch.Size((1, 2)), torch.Size((2, 1)),
+                  (torch.float16, )]
 ANNOTATED = {
     "int": INTS, "tl.int8": [1, 0, 127, 128, 255, 256, -1, -128, 16], "'u8'": [1, 0, 255, 256, -1, 16],
     "tl.int16": [1, 5, 32767, 32768, -32768, -32769, 16], "'uint16'": [1, 5, 65535, 65536, -1], "tl.int64": INTS,
@@ -113,7 +165,8 @@ OPTIONS = [
     {"maxnreg": 64}, {"maxnreg": None}, {"enable_fp_fusion": False}, {"enable_fp_fusion": 0}, {"num_warps": True},
     {"num_warps": 1}, {"unknown": 1}, {"device": 0}, {"stream": 0}, {"grid": (1, )}, {"warmup": False}, {"self": 1},
     {"instrumentation_mode": ""}, {"debug": None}, {"ir_override": None}, {"supported_fp8_dtypes": ()},
-    {"num_warps": [4]},
+    {"num_warps": [4]}, {"supported_fp8_dtypes": ("fp8e5", )}, {"supported_fp8_dtypes": ("fp8e5", "fp8e4nv")},
+    {"extern_libs": {}}, {"extern_libs": {"a": "b"}},
 ]
 SPECIAL_NAMES = ["num_warps", "num_stages", "launch_pdl", "debug", "backend", "grid", "warmup", "options", "kwargs",
                  "device", "specialize_impl", "instrumentation_mode", "kernel", "self"]
@@ -234,7 +287,7 @@ def specs(draw, most=12):
     defaults_from = draw(st.integers(0, 2 * count))
     parameters = []
     for i in range(count):
-        kind = draw(st.integers(0, 15))
+        kind = draw(st.integers(0, 18))
         annotation = None
         if kind < 6:
             menu = TENSORS or NUMBERS
@@ -245,8 +298,12 @@ def specs(draw, most=12):
         elif kind < 15:
             annotation = draw(st.sampled_from(list(ANNOTATED)))
             menu = ANNOTATED[annotation]
-        else:
+        elif kind < 16:
             menu = [*TENSORS, *NUMBERS]
+        elif kind < 18:
+            menu = CONTENTS
+        else:
+            annotation, menu = "tl.constexpr", CONSTANTS
         values = draw(st.lists(st.integers(0, len(menu) - 1), min_size=1, max_size=3, unique=True))
         values = [menu[j if annotation in (None, "tl.constexpr") or k else 0] for k, j in enumerate(values)]
         if stores and i == 0:

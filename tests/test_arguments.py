@@ -1,4 +1,4 @@
-"""Arguments beyond tensors and numbers, on the null driver: tuples, constants, kernels, wrappers, objects with addresses."""
+"""Arguments beyond tensors and numbers, on the null driver: tuples, constants, kernels, wrappers and objects."""
 
 import collections
 import dataclasses
@@ -113,7 +113,8 @@ def test_tuples(options):
     sizes = [torch.Size([1, 16])] if torch else []
     for t in [(), (1, ), (2, ), (16, ), (17, ), (True, ), (False, ), (None, ), (1.5, ), (-0.0, ), (2**31, ), (2**63, ),
               (1, 2), (2, 1), ((1, 2), ), ((1, ), 2), (1, (2, )), ((), ), ((), ()), (((), ), ), (2**31 - 1, -16, 0),
-              (2, (3, (4, (5, 16)))), *sizes, Point(1, 2), Point(2, 17), Point(x=Point(3, 4), y=None), Pairs((1, 2)), [1, 2]]:
+              (2, (3, (4, (5, 16)))), *sizes, Point(1, 2), Point(2, 17), Point(x=Point(3, 4), y=None), Pairs((1, 2)),
+              [1, 2]]:
         if type(t) is list:
             pair.leaves("argument", GRID, x, t, 5)
         else:
@@ -259,8 +260,9 @@ def test_contents_of_constexprs():
     x = aligned()
     values = [
         (), (1, ), (True, ), (1.0, ), (0.0, ), (-0.0, ), (1, 2), (2, 1), ((1, ), 2), (1, (2, )), ("a", "b"), ("ab", ),
-        (None, ), (tl.float32, ), ((), ()), Point(1, 2), Point(1, 3), Pairs((1, 2)), (Point(1, 2), ), range(3), b"bytes",
-        1j, 2**70, tl.constexpr(1), tl.constexpr(True), tl.constexpr("1"), (tl.constexpr(3), 1), Color.RED, Color.GREEN,
+        (None, ), (tl.float32, ), ((), ()), Point(1, 2), Point(1, 3), Pairs((1, 2)), (Point(1, 2), ), range(3),
+        b"bytes", 1j, 2**70, tl.constexpr(1), tl.constexpr(True), tl.constexpr("1"), (tl.constexpr(3), 1), Color.RED,
+        Color.GREEN,
         Level.ONE, Level.SIXTEEN, (Color.RED, 1), int, str, (int, ), helper, len, types, numpy.float64(2.0),
         numpy.int64(2), numpy.bool_(True), Int(1), Text("a"), object(), lambda: 1,
     ]

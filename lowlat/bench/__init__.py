@@ -26,7 +26,9 @@ from lowlat import _fast, _torch
 from . import kernels
 
 PATHS = ("noop", "floor", "lowlat", "wrapper", "CompiledKernel.run", "triton")
-"""noop: a Python function taking the same arguments.  floor: cuLaunchKernelEx in a C loop.  wrapper: lowlat by way of
+"""What is timed, by name.
+
+noop: a Python function taking the same arguments.  floor: cuLaunchKernelEx in a C loop.  wrapper: lowlat by way of
 Triton's compiled launcher.  CompiledKernel.run: Triton's launcher called with the kernel in hand."""
 
 BATCH = 300  # the driver's launch queue holds about 1,000
@@ -112,7 +114,12 @@ class Measurement:
 
 @dataclass
 class Report:
-    """Everything one run measured.  `results[case][path]` in nanoseconds; `slopes[path][kind]` per argument."""
+    """Everything one run measured.
+
+    `results[case][path]` is a Measurement; `slopes[path][kind]` is nanoseconds per further argument, for tensors,
+    scalars and constexprs; `batches` batches of `batch` launches were timed for each; `checked[case]` says how the
+    launches were counted.
+    """
 
     environment: dict[str, Any]
     batches: int
@@ -128,7 +135,9 @@ class Report:
 def run(*, batches: int = 40, progress: Callable[[str], None] = lambda name: None) -> Report:
     """Measure every case on every path; on the GPU, or on the null driver where there is none.
 
-    Raises RuntimeError if a launch did not happen or a lowlat path did not launch natively.
+    `batches` batches of 300 launches for each, 30 or more for a median worth reading; `progress` is called with each
+    case's name before it is measured.  Raises RuntimeError if a launch did not happen or a lowlat path did not launch
+    natively.
     """
     device = Device()
     _torch.attach()

@@ -3,7 +3,8 @@
 `activate()` makes a `libcuda.so.1` with no GPU behind it the process's CUDA driver and CPU tensors stand in for device
 tensors.  Kernels compile to real cubins (compute capability 9.0) and every launch ends in `cuLaunchKernelEx` (or
 `cuLaunchKernel`), which counts it, on request records it, and returns.  It runs Triton 3.6 to 3.9; tests, benchmarks
-and the first look at lowlat stand on it where there is no GPU.
+and the first look at lowlat stand on it where there is no GPU.  What needs the null driver raises NullDriverError
+before `activate()`.
 """
 
 from __future__ import annotations
@@ -73,13 +74,16 @@ def launches() -> int:
 
 
 def set_device(device: int) -> None:
-    """Make `device` (0 or 1) and its context current in this thread."""
+    """Make `device` (0 or 1) and its context current in this thread; ValueError for any other."""
     if _library().lowlat_null_set_device(device) != 0:
         raise ValueError(f"device {device!r}: the null driver has devices 0 and 1")
 
 
 def set_stream(stream: int, device: int = 0) -> None:
-    """Make `stream` (any number; 0 is the default stream) this thread's current stream on `device`."""
+    """Make `stream` (any number; 0 is the default stream) this thread's current stream on `device`.
+
+    Raises ValueError for a device other than 0 and 1.
+    """
     if _library().lowlat_null_set_stream(device, stream) != 0:
         raise ValueError(f"device {device!r}: the null driver has devices 0 and 1")
 
@@ -91,7 +95,8 @@ def drop_context() -> None:
 
 def fail(name: str, result: int, times: int = 1, *, after: int = 0) -> None:
     """Make `times` calls of entry point `name` (see `entry_points`) return `result` (a CUresult) unserved, once
-    `after` calls of it have been served.  One entry point fails at a time; times=0 ends it."""
+    `after` calls of it have been served.  One entry point fails at a time; `times=0` ends it.  Raises ValueError for
+    an entry point that is not there."""
     if times and name not in entry_points():
         raise ValueError(f"entry point {name!r}: the null driver has {', '.join(entry_points())}")
     _library().lowlat_null_fail(name.encode(), result, times, after)
@@ -109,7 +114,8 @@ def set_memory(address: int, size: int, *, device_address: int | None = None) ->
     """Say what the `size` bytes at `address` are: host memory, which cuPointerGetAttribute refuses as it does a CPU
     tensor's, or, with `device_address`, mapped memory, which the device reads at that other address.
 
-    From now until `clear_memory` lowlat no longer takes CPU tensors for device tensors.  64 ranges at most.
+    From now until `clear_memory` lowlat no longer takes CPU tensors for device tensors.  64 ranges at most; ValueError
+    for the next.
     """
     if _library().lowlat_null_add_memory(address, size, device_address is not None, device_address or 0) != 0:
         raise ValueError("the null driver keeps 64 ranges of memory at most")
@@ -124,8 +130,12 @@ def clear_memory() -> None:
 
 @dataclass(frozen=True)
 class Launch:
-    """One recorded launch.  `call` is the entry point; `parameters` has the bytes of each parameter as the kernel
-    would read them; `attributes` are (id, first twelve bytes of the value); `stream` is its handle."""
+    """One recorded launch.
+
+    `call` is the entry point; `grid` counts blocks and `block` threads, along x, y and z; `shared` is dynamic shared
+    memory in bytes; `parameters` has the bytes of each parameter as the kernel would read them; `attributes` are (id,
+    first twelve bytes of the value); `stream` is its handle, 0 the default stream.
+    """
 
     kernel: str
     call: str
