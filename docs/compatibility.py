@@ -256,7 +256,8 @@ def taken(function, args=(), kwargs=None, call=None):
     left = [reason for reason, count in kernel.exits.items() if count != before.get(reason, 0)]
     if left:
         return f"Triton: *{left[0]}*"
-    return f"**{kernel.plans[-1].route}**"
+    plan = kernel.plans[-1]
+    return f"**{plan.route}**" + (f": {plan.why}" if plan.why and plan.route != "compiled" else "")
 
 
 def installed():
@@ -333,8 +334,8 @@ def page():
         "| route | what happens |", "| --- | --- |",
         "| **driver** | lowlat calls `cuLaunchKernelEx` itself, with parameters it packed |",
         "| **wrapper** | lowlat finds the kernel, Triton's compiled launch function packs and launches |",
-        "| **launcher** | lowlat finds the kernel, Triton's launcher object allocates scratch memory and launches |",
-        "| **compiled** | nothing is launched: lowlat returns the kernel; its first launch is Triton's, which loads it |",
+        "| **launcher** | lowlat finds the kernel, Triton's launcher object allocates for its instrumentation |",
+        "| **compiled** | not launched: lowlat returns the kernel; the first launch, which loads it, is Triton's |",
         "| Triton: *reason* | the call goes to Triton unchanged; `kernel.exits[reason]` counts it |",
     ]
     group = None

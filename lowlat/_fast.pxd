@@ -126,6 +126,7 @@ cdef class Plan:
     cdef uint16_t* slots      # per kernel parameter: index of the argument it is
     cdef CUlaunchAttribute attributes[4]
     cdef int reason           # of a plan that says "Triton": why
+    cdef str why_             # it does not take the driver route
     cdef bytes fingerprint
     cdef tuple keepalive      # objects whose addresses the fingerprint holds
     cdef object reference     # weak, to the CompiledKernel: Triton decides how long it lives
@@ -135,6 +136,9 @@ cdef class Plan:
     cdef object function_object
     cdef tuple before, after
     cdef bint flat_arguments  # the arguments follow one by one, not as a tuple
+    cdef object scratch_size  # bytes of scratch memory per block of the grid, an int; None: it needs none
+    cdef object scratch_align
+    cdef Py_ssize_t scratch   # where among `after` that memory belongs
     cdef Py_ssize_t exit_hook  # where among `after` the exit hook belongs, which HIP calls at any rate; or -1
 
     cdef int add_attribute(self, uint32_t number, int32_t value) except -1
@@ -316,7 +320,8 @@ cdef class State:
     cdef dict environments
     # Set once by configure().
     cdef object watch_state, read_state, patched_getitem
-    cdef object describe, run_with_triton, launch_with_triton, warmup_with_triton, finish_with_triton, exit_hook
+    cdef object describe, run_with_triton, launch_with_triton, warmup_with_triton, finish_with_triton
+    cdef object exit_hook, allocate
     cdef object constexpr_type
     cdef frozenset immutable_types
     cdef PyTypeObject* triton_dtype_type

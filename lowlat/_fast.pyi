@@ -38,9 +38,15 @@ class Plan:
         after: tuple[Any, ...] = (),
         flat_arguments: bool = False,
         exit_hook: int = -1,
+        scratch_size: int | None = None,
+        scratch_align: int | None = None,
+        scratch: int = -1,
+        why: str = "",
     ) -> None: ...
     @property
     def route(self) -> str: ...
+    @property
+    def why(self) -> str: ...
 
 class Kernel:
     pre_run_hooks: Any
@@ -100,17 +106,19 @@ def configure(
     watch_state: Callable[[], Any],
     read_state: Callable[[], Any],
     patched_getitem: Callable[[Any, Any], Any],
-    describe: Callable[[Any, Any, int], Any],
+    describe: Callable[[Any, Any, int, bool], Any],
     run_with_triton: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any],
     launch_with_triton: Callable[[Any, Any, tuple[Any, ...], dict[str, Any]], Any],
     warmup_with_triton: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any],
     finish_with_triton: Callable[[Any, Any, Any, int, dict[str, Any]], None],
     exit_hook: Callable[[], Any],
+    allocate: Callable[[int, int, int], Any],
     kernel_type: type,
     constexpr_type: type,
     immutable_types: tuple[type, ...],
     triton_dtype_type: type,
     wrapper_type: type,
+    mock_type: type,
     kernel_types: tuple[type, ...],
 ) -> None: ...
 def configure_outer(

@@ -265,7 +265,7 @@ cdef enum:
 cdef enum:
     ROUTE_DRIVER = 1     # cuLaunchKernelEx, parameters packed here
     ROUTE_WRAPPER = 2    # Triton's compiled launch function
-    ROUTE_LAUNCHER = 3   # Triton's launcher object, which allocates scratch memory first
+    ROUTE_LAUNCHER = 3   # Triton's launcher object, which provides for instrumented kernels
     ROUTE_TRITON = 4     # not at all
     ROUTE_COMPILED = 5   # not yet: Triton loads a kernel when it first launches it
 
@@ -1687,6 +1687,12 @@ cdef int call_wrapper(Plan plan, const int32_t* blocks, void* stream, PyObject* 
     # (HIP's launchers call the exit hook with the error of a failed launch set, which even an empty one does not bear.)
     cdef Py_ssize_t i, place
     cdef Py_ssize_t before = PyTuple_GET_SIZE(plan.before), after = PyTuple_GET_SIZE(plan.after)
+    cdef tuple held = values_of(arguments, count)
+    cdef object memory = None
+    if plan.scratch_size is not None:
+        # Also where nothing will be launched; of the user's allocator, which may do anything.
+        memory = state.allocate(<object>blocks[0] * blocks[1] * blocks[2] * plan.scratch_size, plan.scratch_align,
+                                <uint64_t>stream)
     cdef tuple values = PyTuple_New(before + 5 + after + (count if plan.flat_arguments else 1))
     for i in range(before):
         put(values, i, <object>PyTuple_GET_ITEM(plan.before, i))
@@ -1696,13 +1702,18 @@ cdef int call_wrapper(Plan plan, const int32_t* blocks, void* stream, PyObject* 
     put(values, before + 4, PyLong_FromVoidPtr(plan.function))
     place = before + 5
     for i in range(after):
-        put(values, place + i, state.exit_hook() if i == plan.exit_hook else <object>PyTuple_GET_ITEM(plan.after, i))
+        if i == plan.scratch:
+            put(values, place + i, memory)
+        elif i == plan.exit_hook:
+            put(values, place + i, state.exit_hook())
+        else:
+            put(values, place + i, <object>PyTuple_GET_ITEM(plan.after, i))
     place += after
     if plan.flat_arguments:
         for i in range(count):
-            put(values, place + i, <object>arguments[i])
+            put(values, place + i, <object>PyTuple_GET_ITEM(held, i))
     else:
-        put(values, place, values_of(arguments, count))
+        put(values, place, held)
     PyObject_Call(plan.function_object, values, None)
     return 0
 
@@ -2679,7 +2690,8 @@ cdef class Plan:
     def __init__(self, str route, *, str reason="ok", object compiled=None, object key=None, int device=0,
                  uint64_t function=0, uint32_t threads=0, uint32_t clusters=1, uint32_t shared=0, tuple slots=(),
                  bint pdl=False, bint cooperative=False, bint oversized_shared=False, object function_object=None,
-                 tuple before=(), tuple after=(), bint flat_arguments=False, Py_ssize_t exit_hook=-1):
+                 tuple before=(), tuple after=(), bint flat_arguments=False, Py_ssize_t exit_hook=-1,
+                 object scratch_size=None, object scratch_align=None, Py_ssize_t scratch=-1, str why=""):
         import weakref
 
         self.route_ = {name: number for number, name in ROUTE_NAMES.items()}[route]
@@ -2696,6 +2708,10 @@ cdef class Plan:
         self.after = after
         self.flat_arguments = flat_arguments
         self.exit_hook = exit_hook
+        self.scratch_size = scratch_size
+        self.scratch_align = scratch_align
+        self.scratch = scratch
+        self.why_ = why
         self.slot_count = len(slots)
         self.slots = <uint16_t*>malloc((len(slots) + 1) * sizeof(uint16_t))
         if self.slots == NULL:
@@ -2731,12 +2747,23 @@ cdef class Plan:
 
     @property
     def route(self):
-        """str: "driver", "wrapper", "launcher" (Triton's launcher object, which allocates scratch), "triton", or
+        """str: "driver", "wrapper", "launcher" (Triton's launcher object, for instrumented kernels), "triton", or
         "compiled" (by a warmup; the first launch is Triton's, which loads the kernel)."""
         return ROUTE_NAMES[self.route_]
 
+    @property
+    def why(self):
+        """str: why the plan does not take the driver route; "" where it does."""
+        if self.route_ == ROUTE_TRITON:
+            return REASONS_TEXT[REASON_NAMES[self.reason]]
+        return self.why_
+
     def __repr__(self):
-        return f"<lowlat plan: {ROUTE_NAMES[self.route_]} route, device {self.device}, {self.slot_count} parameters>"
+        why = f" ({self.why})" if self.why else ""
+        if self.route_ == ROUTE_TRITON:
+            return f"<lowlat plan: Triton's run{why}>"
+        return (f"<lowlat plan: {ROUTE_NAMES[self.route_]} route{why}, device {self.device}, "
+                f"{self.slot_count} parameters>")
 
 
 cdef class Kernel:
@@ -3043,7 +3070,7 @@ cdef class Heuristic(Outer):
 
 
 def configure(*, watch_state, read_state, patched_getitem, describe, run_with_triton, launch_with_triton,
-              warmup_with_triton, finish_with_triton, exit_hook, kernel_type, constexpr_type, immutable_types,
+              warmup_with_triton, finish_with_triton, exit_hook, allocate, kernel_type, constexpr_type, immutable_types,
               triton_dtype_type, wrapper_type, mock_type, kernel_types):
     """Called once by lowlat.jit with everything of Triton's that the hot path needs."""
     state.watch_state = watch_state
@@ -3055,6 +3082,7 @@ def configure(*, watch_state, read_state, patched_getitem, describe, run_with_tr
     state.warmup_with_triton = warmup_with_triton
     state.finish_with_triton = finish_with_triton
     state.exit_hook = exit_hook
+    state.allocate = allocate
     state.kernel_type = <PyTypeObject*>kernel_type
     lowlat_give_subscript(state.kernel_type, <void*>kernel_subscript)
     state.constexpr_type = constexpr_type

@@ -19,6 +19,7 @@ from triton import knobs
 from triton.compiler.compiler import CompiledKernel
 from triton.knobs import HookChain
 from triton.language.core import constexpr, dtype
+from triton.runtime import _allocation
 from triton.runtime import jit as triton_jit
 from triton.runtime.autotuner import Autotuner, Config, Heuristics
 
@@ -433,7 +434,8 @@ def plan_of(kernel: Any, compiled: Any, device: int, warmup: bool) -> Any:
     hip = type(launcher) is _backend_class("amd", "HIPLauncher")
     known = hip or type(launcher) is _backend_class("nvidia", "CudaLauncher")
     if warmup and not (known and _is_loaded(compiled)):
-        return _fast.Plan("compiled", compiled=compiled, key=key, device=device)
+        return _fast.Plan("compiled", compiled=compiled, key=key, device=device,
+                          why="it was only compiled; the first launch is Triton's, which loads it")
     if not known:
         return _fast.Plan("triton", reason="launcher")
     if list(compiled.src.signature) != [parameter.name for parameter in kernel.params]:
@@ -441,22 +443,35 @@ def plan_of(kernel: Any, compiled: Any, device: int, warmup: bool) -> Any:
     slots, types = _slots_of(compiled.src.signature.values())
     if any(type_.startswith(("tensordesc", "nvTmaDesc")) for type_ in types):
         return _fast.Plan("triton", reason="launcher")
-    # (Up to Triton 3.7 AMD's launcher has no global scratch memory.)
-    scratch = getattr(launcher, "global_scratch_size", 0) > 0 or launcher.profile_scratch_size > 0
-    sanitized = getattr(launcher, "gsan_enabled", False)
-    packed = all(type_.startswith("*") or type_ in _PACKED_TYPES for type_ in types)
-    if scratch or sanitized:
-        route = "launcher"
-    elif packed and kernel.route != "wrapper" and not hip:
-        route = "driver"
+    scratch = getattr(launcher, "global_scratch_size", 0)  # (up to Triton 3.7 AMD's launcher has none)
+    unpacked = sorted({type_ for type_ in types if not type_.startswith("*") and type_ not in _PACKED_TYPES})
+    route = "wrapper"
+    if getattr(launcher, "gsan_enabled", False):
+        route, why = "launcher", "it is instrumented by gsan"
+    elif launcher.profile_scratch_size > 0:
+        route, why = "launcher", f"it needs {launcher.profile_scratch_size} bytes of profile scratch memory per block"
+    elif hip:
+        why = "it is a kernel for AMD"
+    elif scratch > 0:
+        why = f"it needs {scratch} bytes of scratch memory per block, which triton.set_allocator provides"
+    elif unpacked:
+        why = f"Triton packs {', '.join(unpacked)}"
+    elif kernel.route == "wrapper":
+        why = "kernel.route is 'wrapper'"
     else:
-        route = "wrapper"
+        route, why = "driver", ""
     threads, clusters, shared = compiled.packed_metadata
     function_object, (before, after, after_hooks) = launcher.launch, _launch_call(compiled, launcher, hip)
     if route == "launcher":
         function_object, (before, after, after_hooks) = launcher, ((), (compiled.packed_metadata, *_NO_HOOKS), ())
+    hooks_end = len(after)
     after += after_hooks
     flat = route == "launcher" or VERSION < (3, 7)
+    allocates: dict[str, Any] = {}
+    if route == "wrapper" and scratch > 0:
+        place = 0 if hip else 2 if VERSION < (3, 7) else hooks_end
+        allocates = {"scratch_size": scratch if hip else launcher.num_ctas * scratch,
+                     "scratch_align": launcher.global_scratch_align, "scratch": place}
     return _fast.Plan(
         route,
         compiled=compiled,
@@ -474,7 +489,9 @@ def plan_of(kernel: Any, compiled: Any, device: int, warmup: bool) -> Any:
         before=before,
         after=after,
         flat_arguments=flat,
-        exit_hook=len(after) - len(after_hooks) - 1 if hip else -1,
+        exit_hook=hooks_end - 1 if hip else -1,
+        why=why,
+        **allocates,
     )
 
 
@@ -489,9 +506,14 @@ def exit_hook() -> Any:
     return knobs.runtime.launch_exit_hook
 
 
+def allocate(size: int, alignment: int, stream: int) -> Any:
+    """Scratch memory for a launch, from the allocator of the calling thread or context."""
+    return _allocation._allocator.get()(size, alignment, stream)
+
+
 def _launch_call(compiled: Any, launcher: Any, hip: bool) -> tuple[tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]]:
     """What the launcher's compiled launch function gets before the grid, the stream and the handle; after them, up to
-    the hooks; and then.  For a kernel that needs no scratch memory."""
+    the hooks; and then.  Where scratch memory belongs there is None."""
     layout = () if VERSION < (3, 7) else (launcher.arg_annotations, launcher.kernel_signature)
     if hip:
         scratch: tuple[None, ...] = (None, None) if VERSION >= (3, 8) else (None, )

@@ -103,6 +103,7 @@ _fast.configure(
     warmup_with_triton=_warmup_with_triton,
     finish_with_triton=_triton.finish_with_triton,
     exit_hook=_triton.exit_hook,
+    allocate=_triton.allocate,
     kernel_type=JITFunction,
     constexpr_type=_triton.constexpr_type,
     immutable_types=_triton.immutable_types,

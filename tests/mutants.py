@@ -34,6 +34,7 @@ TIMEOUT = 180  # seconds for the tests of one mutant; the slowest take ten
 CONDITIONS = {
     "": lambda triton: True,
     "Triton 3.7": lambda triton: triton >= (3, 7),
+    "Triton 3.8": lambda triton: triton >= (3, 8),
     "Triton 3.9": lambda triton: triton >= (3, 9),
     "CPython 3.11 or older": lambda triton: sys.version_info < (3, 12),
     "CPython 3.12": lambda triton: sys.version_info >= (3, 12),
@@ -79,6 +80,11 @@ def hip(*names):
 def warmup(*names):
     """The node ids of tests of warming up."""
     return tuple(f"test_warmup.py::test_{name}" for name in names)
+
+
+def routes(*names):
+    """The node ids of tests of routes."""
+    return tuple(f"test_routes.py::test_{name}" for name in names)
 
 
 EDGE_CASES = (TESTS / "test_edge_cases.py").read_text()
@@ -513,6 +519,27 @@ MUTANTS = [
            "    if warmup and not (known and _is_loaded(compiled)):", "    if warmup and not _is_loaded(compiled):",
            warmup("out_of_resources")),
 
+    # ---- scratch memory ---------------------------------------------------------------------------------------------
+    Mutant("nobody asks the allocator for an empty grid", FAST,
+           "    if plan.scratch_size is not None:\n",
+           "    if plan.scratch_size is not None and blocks[0] * blocks[1] * blocks[2] > 0:\n", routes("sizes")),
+    Mutant("the size of scratch memory is a 32-bit number", FAST,
+           "<object>blocks[0] * blocks[1] * blocks[2] * plan.scratch_size",
+           "<int32_t>(blocks[0] * blocks[1] * blocks[2]) * plan.scratch_size", routes("sizes")),
+    Mutant("blocks of a cluster share their scratch memory", TRITON,
+           "scratch if hip else launcher.num_ctas * scratch", "scratch", routes("sizes_with_options")),
+    Mutant("one allocator serves all threads", TRITON,
+           "    return _allocation._allocator.get()(size, alignment, stream)\n",
+           "    global _first\n    _first = globals().get('_first') or _allocation._allocator.get()\n"
+           "    return _first(size, alignment, stream)\n", routes("allocators_of_threads_and_contexts")),
+    Mutant("scratch memory is not passed on", FAST,
+           "            put(values, place + i, memory)\n", "            put(values, place + i, None)\n",
+           routes("what_an_allocator_may_return", "tensors_as_memory")),
+    Mutant("profile scratch memory is forgotten", TRITON, "    elif launcher.profile_scratch_size > 0:\n",
+           "    elif False:\n", routes("profile_scratch_memory")),
+    Mutant("gsan is not noticed", TRITON, 'getattr(launcher, "gsan_enabled", False)', "False",
+           routes("a_launcher_with_gsan"), needs="Triton 3.8"),
+
     # ---- AMD --------------------------------------------------------------------------------------------------------
     Mutant("storage size is not in AMD's key", TRITON,
            "return reason, environment, get_device, get_stream, c_getters, _is_hip(active)",
@@ -527,7 +554,7 @@ MUTANTS = [
     Mutant("a kernel keyed by AMD's backend has a plan under CUDA's driver", TRITON,
            "and not _is_hip(_driver_config._active):", "and False:", hip("drivers_change")),
     Mutant("HIP's launcher gets no exit hook", TRITON,
-           "exit_hook=len(after) - len(after_hooks) - 1 if hip else -1", "exit_hook=-1", hip("failures")),
+           "exit_hook=hooks_end - 1 if hip else -1", "exit_hook=-1", hip("failures")),
     Mutant("cooperative launches are ordinary ones on AMD", TRITON,
            "return ((launcher.launch_cooperative_grid, ), (*scratch", "return ((False, ), (*scratch", hip("options")),
 

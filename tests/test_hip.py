@@ -204,6 +204,19 @@ def test_scratch_memory():
     assert [plan.route for plan in pair.lowlat.plans] == ["launcher"]
     if _triton.VERSION >= (3, 8):
         assert "no allocator was set" in pair.call(GRID, x, 5).error[1]
+        for kernel in (pair.triton, pair.lowlat):
+            kernel.device_caches[0][0][keys(pair)[0]].run.profile_scratch_size = 0
+        pair.lowlat.forget()
+        asked.clear()
+        triton.set_allocator(allocate)
+        try:
+            pair.call(GRID, x, 5)
+            for grid in (GRID, (0, ), (-2, 5), lambda meta: (2, 2)):
+                pair.fast(grid, x, 5)
+        finally:
+            triton.set_allocator(_allocation.NullAllocator())
+        assert [size for size, _, _ in asked[2:]] == [144] * 4 + [0] * 4 + [-480] * 4 + [192] * 4
+        assert [plan.route for plan in pair.lowlat.plans] == ["wrapper"]
 
 
 # ---- the key --------------------------------------------------------------------------------------------------------

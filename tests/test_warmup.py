@@ -57,7 +57,20 @@ def warm(pair, *args, grid=GRID, **kwargs):
     assert again.result is result.result
     for made in (result, again):
         assert not made.launches and not made.launches.loads
+    assert python_of(lambda: pair.lowlat.warmup(*args, grid=grid, **kwargs)) <= {"get_current_device",
+                                                                                "get_current_stream"}
     return again.result
+
+
+def python_of(call):
+    """The Python functions that a call calls."""
+    called = set()
+    sys.setprofile(lambda frame, event, argument: event == "call" and called.add(frame.f_code.co_name))
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return called - {"<lambda>"}
 
 
 def keys(pair):
@@ -101,8 +114,8 @@ def test_every_dtype(options):
     assert len(keys(pair)) == len(DTYPES)
     for _ in range(2):
         for dtype in (torch.complex64, torch.quint8, torch.float8_e4m3fnuz):
-            for arguments in ((dtype, None), (MockTensor(dtype), None), (aligned(), MockTensor(dtype))):
-                pair.lockstep(lambda kernel: kernel.warmup(*arguments, grid=GRID))
+            for argument, other in itertools.product((dtype, MockTensor(dtype)), (None, torch.float32)):
+                pair.lockstep(lambda kernel: kernel.warmup(argument, other, other, grid=GRID))
 
 
 def test_annotated_parameters():
@@ -120,10 +133,11 @@ def test_dtypes_where_no_tensor_goes():
     """By position a dtype is a tensor even where the parameter is a constexpr: another key each time.  By name it is
     none."""
     pair = Pair(value)
+    warm(pair, torch.float32, V=torch.float16)
     for kernel in (pair.triton, pair.lowlat):
         assert len({kernel.warmup(torch.float32, torch.float16, grid=GRID) for _ in range(3)}) == 3
-    assert [len(kernel.device_caches[0][0]) for kernel in (pair.triton, pair.lowlat)] == [3, 3]
-    warm(pair, torch.float32, V=torch.float16)
+    assert [len(kernel.device_caches[0][0]) for kernel in (pair.triton, pair.lowlat)] == [4, 4]
+    warm(pair, torch.float32, V=torch.float16), warm(pair, torch.float32, 1)
     for _ in range(2):
         by_name = pair.lockstep(lambda kernel: kernel.warmup(x=torch.float32, V=1, grid=GRID))
         assert by_name.error[0] is TypeError
@@ -404,7 +418,9 @@ def test_out_of_resources():
             result = pair.call(grid, x, 16, **options)
             assert result.error[0].__name__ == "OutOfResources" and not result.launches
             warm(pair, torch.float16, 16, **options)
-    assert {plan.route for plan in pair.lowlat.plans} == {"compiled"}
+            pair.lowlat.forget()
+        warm(pair, torch.float16, 16, **options)
+        assert {plan.route for plan in pair.lowlat.plans} == {"compiled"}
 
 
 def pipelined(x, n, BLOCK: tl.constexpr):
