@@ -186,17 +186,19 @@ cdef class Plan(Entry):
     cdef object encode        # that encoder
     cdef Py_ssize_t map_offset  # of the bytes in the object it returns
     cdef int reason           # of a plan that says "Triton": why
+    cdef str why_             # it does not take the driver route
     cdef tuple keepalive      # objects whose addresses the fingerprint holds
     cdef object reference     # weak, to the CompiledKernel: Triton decides how long it lives
     cdef object key           # its key in Triton's kernel cache
     cdef object device
-    cdef object launcher      # Triton's launcher object
-    cdef object launch        # its compiled launch function
-    cdef bint flat_arguments  # Triton 3.6: arguments follow one by one
-    cdef object packed_metadata
-    cdef object annotations
-    cdef object signature
-    cdef object cooperative, pdl
+    # How Triton launches it: function(*before, grid, stream, handle, *after, arguments).
+    cdef object function_object
+    cdef tuple before, after
+    cdef bint flat_arguments  # the arguments follow one by one, not as a tuple
+    cdef object scratch_size  # bytes of scratch memory per block of the grid, an int; None: it needs none
+    cdef object scratch_align
+    cdef Py_ssize_t scratch   # where among `after` that memory belongs
+    cdef Py_ssize_t exit_hook  # where among `after` the exit hook belongs, which HIP calls at any rate; or -1
 
     cdef int add_attribute(self, uint32_t number, int32_t value) except -1
 
@@ -225,6 +227,7 @@ cdef class Kernel:
     cdef Py_ssize_t variadic    # index of the parameter `*args`, or -1
     cdef Binding binding        # of the last call through __getitem__
     cdef Binding run_binding    # of the last call through run
+    cdef Binding warmup_binding
     cdef Table plans_
     cdef tuple globals          # of Global; None: to be made from used_global_vals
     cdef public object device_caches
@@ -368,7 +371,7 @@ cdef class State:
     cdef unsigned int kernel_type_version
     cdef PyTypeObject* kernel_type
     cdef uint64_t environment    # number of the current combination of knobs that Triton keys on
-    cdef bytes variable          # an environment variable that Triton 3.9 reads at every launch
+    cdef tuple variables         # environment variables that Triton reads at every launch, or None
     cdef PyTypeObject* tensor_type
     cdef PyTypeObject* parameter_type
     cdef PyTypeObject* size_type
@@ -376,17 +379,19 @@ cdef class State:
     cdef uint64_t generation     # counts refreshes
     cdef uint64_t tickets        # and those begun
     cdef object get_device, get_stream
-    cdef bytes variable_value
+    cdef tuple variable_values
     cdef dict environments
     # Set once by configure().
     cdef object watch_state, read_state, patched_getitem
-    cdef object describe, run_with_triton, launch_with_triton, finish_with_triton
+    cdef object describe, run_with_triton, launch_with_triton, warmup_with_triton, finish_with_triton
+    cdef object exit_hook, allocate
     cdef object constexpr_type, constexpr_index
     cdef frozenset immutable_types
     cdef tuple numpy_integers    # types; None before numpy is seen
     cdef PyTypeObject* triton_dtype_type
     cdef PyTypeObject* constexpr_class
     cdef PyTypeObject* wrapper_type
+    cdef PyTypeObject* mock_type
     cdef PyTypeObject* plain_tensor
     cdef unsigned int plain_tensor_version
     cdef frozenset kernel_types

@@ -223,7 +223,7 @@ REASONS_TEXT = {
     "run replaced": "`run` was set on this object; it is called",
     "subclass": "the kernel, tuner or heuristics is of a subclass of lowlat's class",
     "no driver": "Triton has no active driver yet",
-    "backend": "the active driver is not Triton's CUDA driver or a subclass of it",
+    "backend": "the active driver is neither Triton's CUDA driver nor its HIP driver, nor a subclass of one",
     "forked": "the process was forked, and Triton has not launched in the child yet",
     "unknown triton": "this version of Triton is not known to lowlat",
     "knob": "a knob that is part of the key has a value that lowlat does not know how to key on",
@@ -246,7 +246,7 @@ REASONS_TEXT = {
                   "a version of Triton that cannot compile it",
     "launcher": "the compiled kernel's launcher or signature is not one lowlat knows",
     "no kernel": "Triton returned no loaded CompiledKernel (a hook declined, or it compiles asynchronously)",
-    "warmup": "warmup=True and no kernel known yet",
+    "warmup": "warmup() or warmup=True, and no kernel known yet: Triton compiled or found it, and lowlat learnt of it",
     "not tuned yet": "the tuner's cache has no entry for the call's key: Triton tunes (or asks its disk cache)",
     "key": "a value of the tuner's key is neither int (64 bits), float, bool, str, None nor a dtype, or is a NaN",
     "config": "the configuration is not a plain triton.Config with a dict of names",
@@ -273,14 +273,17 @@ cdef enum:
 cdef enum:
     THROUGH_GETITEM = 0
     THROUGH_RUN = 1
+    THROUGH_WARMUP = 2
 
 cdef enum:
     ROUTE_DRIVER = 1     # cuLaunchKernelEx, parameters packed here
     ROUTE_WRAPPER = 2    # Triton's compiled launch function
-    ROUTE_LAUNCHER = 3   # Triton's launcher object, which allocates scratch memory first
+    ROUTE_LAUNCHER = 3   # Triton's launcher object, which provides for instrumented kernels
     ROUTE_TRITON = 4     # not at all
+    ROUTE_COMPILED = 5   # not yet: Triton loads a kernel when it first launches it
 
-ROUTE_NAMES = {ROUTE_DRIVER: "driver", ROUTE_WRAPPER: "wrapper", ROUTE_LAUNCHER: "launcher", ROUTE_TRITON: "triton"}
+ROUTE_NAMES = {ROUTE_DRIVER: "driver", ROUTE_WRAPPER: "wrapper", ROUTE_LAUNCHER: "launcher", ROUTE_TRITON: "triton",
+               ROUTE_COMPILED: "compiled"}
 
 cdef enum:
     KIND_PLAIN = 0
@@ -370,6 +373,16 @@ cdef PyObject* kernel_run(PyObject* self, PyObject* const* args, Py_ssize_t coun
     return launch(<Kernel>self, NULL, args, count, name_items, keywords, THROUGH_RUN)
 
 
+cdef PyObject* kernel_warmup(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* names) except NULL:
+    """`kernel.warmup(*args, grid=..., **kwargs)`: compile without a launch.  torch dtypes may stand for tensors."""
+    cdef PyObject* const* name_items = NULL
+    cdef Py_ssize_t keywords = 0
+    if names != NULL:
+        name_items = tuple_items(names)
+        keywords = tuple_size(names)
+    return launch(<Kernel>self, NULL, args, count, name_items, keywords, THROUGH_WARMUP)
+
+
 # ---- the launch ---------------------------------------------------------------------------------------------------
 
 cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_ssize_t positional,
@@ -380,7 +393,7 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
     Device and stream are read first and the grid last, as Triton does.
     """
     cdef int reason = live_reason(kernel)
-    if reason == OK and kernel.run_replaced and through == THROUGH_GETITEM:
+    if reason == OK and kernel.run_replaced and through != THROUGH_RUN:
         reason = RUN_REPLACED  # kernel[grid](...) is a call of kernel.run; the caller of kernel.run has looked it up
     if reason != OK:
         return leave(kernel, reason, grid, args, positional, names, keywords, through)
@@ -401,7 +414,9 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
 
     # Borrowed from the kernel, as is the plan below.  Both may go when other Python code runs, so whoever lets it
     # run (a grid callable, the wrapper route, learning) holds what it needs afterwards.
-    cdef PyObject* binding = <PyObject*>kernel.run_binding if through == THROUGH_RUN else <PyObject*>kernel.binding
+    cdef PyObject* binding = <PyObject*>kernel.binding
+    if through != THROUGH_GETITEM:
+        binding = <PyObject*>kernel.run_binding if through == THROUGH_RUN else <PyObject*>kernel.warmup_binding
     if not fits(<Binding>binding, positional, names, keywords):
         binding = find_binding(kernel, positional, names, keywords, through)
         if binding == NULL:
@@ -419,6 +434,13 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
             gathered[kernel.variadic] = <PyObject*>variadic
         arguments = gathered
 
+    cdef bint warmup = False
+    if through != THROUGH_GETITEM:
+        grid = args[(<Binding>binding).grid_source]
+        warmup = warms_up(<Binding>binding, args)
+        if not warmup and args[(<Binding>binding).warmup_source] != Py_False:
+            return leave(kernel, BINDING, grid, args, positional, names, keywords, through)
+
     # The fingerprint: a header, one tag byte per parameter and option, the values of constexprs and options, and a tail
     # for what arguments with contents (tuples, say) are made of.
     cdef Tail tail
@@ -426,36 +448,29 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
     cdef uint64_t* payload = <uint64_t*>alloca((count + TAIL_ROOM) * sizeof(uint64_t))
     fingerprint[0] = state.environment << 32 | <uint64_t><uint32_t>device
     fingerprint[1] = (<Binding>binding).option_names
-    reason = specialize(kernel, <Binding>binding, args, arguments, fingerprint, payload, &tail)
+    reason = specialize_call(kernel, <Binding>binding, args, arguments, fingerprint, payload, &tail)
     if reason != OK:
         return leave(kernel, reason, grid, args, positional, names, keywords, through)
     cdef Py_ssize_t size = ((<Binding>binding).words + tail.words_used) * sizeof(uint64_t)
-
-    cdef bint warmup = False
-    if through == THROUGH_RUN:
-        grid = args[(<Binding>binding).grid_source]
-        warmup = args[(<Binding>binding).warmup_source] == Py_True
-        if not warmup and args[(<Binding>binding).warmup_source] != Py_False:
-            return leave(kernel, BINDING, grid, args, positional, names, keywords, through)
 
     cdef PyObject* plan = kernel.plans_.last
     if not matches(plan, fingerprint, size):
         plan = find_entry(kernel.plans_, fingerprint, size)
         if plan == NULL:
-            if warmup:
-                return leave(kernel, WARMUP, grid, args, positional, names, keywords, through)
+            return learn(kernel, WARMUP if warmup else FIRST_CALL, <Binding>binding, grid, args, arguments, positional,
+                         names, keywords, through, fingerprint, payload, &tail)
+    if (<Plan>plan).route_ >= ROUTE_TRITON:
+        if (<Plan>plan).route_ == ROUTE_TRITON:
+            return leave(kernel, (<Plan>plan).reason, grid, args, positional, names, keywords, through)
+        if not warmup:
             return learn(kernel, FIRST_CALL, <Binding>binding, grid, args, arguments, positional, names, keywords,
                          through, fingerprint, payload, &tail)
-    if (<Plan>plan).route_ == ROUTE_TRITON:
-        return leave(kernel, (<Plan>plan).reason, grid, args, positional, names, keywords, through)
 
     # The kernel is Triton's: it must still be what Triton would find under the key, or the call is learnt anew.
     cdef PyObject* compiled = (<Plan>plan).compiled
     if not lowlat_stamp_current(&(<Plan>plan).stamp, <PyObject*>kernel.device_caches):
         compiled = cached_kernel(kernel, <Plan>plan)
     if compiled == NULL:
-        if warmup:
-            return leave(kernel, WARMUP, grid, args, positional, names, keywords, through)
         return learn(kernel, FORGOTTEN, <Binding>binding, grid, args, arguments, positional, names, keywords, through,
                      fingerprint, payload, &tail)
 
@@ -607,6 +622,73 @@ cdef tuple variadic_of(Kernel kernel, PyObject* const* args, Py_ssize_t position
 
 cdef inline PyObject* const* tuple_items(PyObject* items):
     return (<PyTupleObject*>items).ob_item
+
+
+# ---- warmup -------------------------------------------------------------------------------------------------------
+
+cdef enum:
+    NO_WARMUP = -1      # a binding's warmup_source: kernel[grid] never is one,
+    ALWAYS_WARMUP = -2  # kernel.warmup always
+
+
+cdef inline bint warms_up(Binding binding, PyObject* const* args):
+    return binding.warmup_source != NO_WARMUP and (binding.warmup_source == ALWAYS_WARMUP
+                                                   or args[binding.warmup_source] == Py_True)
+
+
+cdef inline int specialize_call(Kernel kernel, Binding binding, PyObject* const* args, PyObject* const* arguments,
+                                uint64_t* fingerprint, uint64_t* payload, Tail* tail) except -1:
+    if warms_up(binding, args):
+        return specialize_warmup(kernel, binding, args, arguments, fingerprint, payload, tail)
+    return specialize(kernel, binding, args, arguments, fingerprint, payload, tail)
+
+
+cdef int specialize_warmup(Kernel kernel, Binding binding, PyObject* const* args, PyObject* const* arguments,
+                           uint64_t* fingerprint, uint64_t* payload, Tail* tail) except -1:
+    """`specialize`, of a call that will not be launched.  Triton's MockTensor and, by position in `warmup()`, a torch
+    dtype have the key of a tensor at address 0, all of whose storage is within reach of 32-bit offsets."""
+    cdef Py_ssize_t i, count = kernel.parameter_count
+    cdef const Parameter* parameter
+    cdef uint8_t* tags = <uint8_t*>(fingerprint + 2)
+    cdef uint8_t* mocks = <uint8_t*>alloca(count + 1)
+    cdef PyObject** others = <PyObject**>alloca((count + 1) * sizeof(PyObject*))
+    cdef int reason
+    for i in range(count):
+        parameter = &kernel.parameters[i]
+        others[i] = arguments[i]
+        mocks[i] = 0
+        if (type_of(arguments[i]) == state.torch_dtype_type and binding.warmup_source == ALWAYS_WARMUP
+                and 0 <= binding.sources[i] < binding.positional):
+            mocks[i] = mock_tag(arguments[i])
+            if mocks[i] == 0 or (parameter.kind != KIND_PLAIN and parameter.kind != KIND_POINTER):
+                return ARGUMENT
+        elif type_of(arguments[i]) == state.mock_type and (parameter.kind == KIND_PLAIN
+                                                           or parameter.kind == KIND_POINTER):
+            attributes = (<object>arguments[i]).__dict__
+            if len(attributes) == 2 and "dtype" in attributes and "shape" in attributes:
+                dtype = attributes["dtype"]
+                mocks[i] = mock_tag(<PyObject*>dtype)
+        if mocks[i] != 0:
+            others[i] = Py_None
+    reason = specialize(kernel, binding, args, others, fingerprint, payload, tail)
+    if reason != OK:
+        return reason
+    for i in range(count):
+        if mocks[i] != 0:
+            parameter = &kernel.parameters[i]
+            tags[i] = TAG_TENSOR if parameter.kind == KIND_POINTER else mocks[i]
+            tags[i] |= divisible(parameter, 0)
+            if lowlat_torch.ranged:
+                tags[i] |= TAG_SMALL
+    return OK
+
+
+cdef int mock_tag(PyObject* dtype) except -1:
+    """The tag of an unaligned tensor of this dtype; 0 where lowlat has none."""
+    if type_of(dtype) != state.torch_dtype_type:
+        return 0
+    code = state.torch_dtypes.get(<object>dtype)
+    return 0 if code is None else TAG_TENSOR + (<int>code << 1)
 
 
 # ---- arguments ----------------------------------------------------------------------------------------------------
@@ -1390,8 +1472,8 @@ cdef inline bint function_mode_enabled() except -1:
 
 cdef bint read_tensor(PyObject* argument, lowlat_tensor* tensor) except -1:
     """By DLPack or by Python.  False: torch refuses, and Triton must say so in its own words."""
-    if lowlat_torch.ranged:
-        tensor.small = (<object>argument).untyped_storage().size() <= INT32_MAX
+    if lowlat_torch.ranged and not read_range(argument, tensor):
+        return False
     if lowlat_torch.rung == LOWLAT_RUNG_DLPACK:
         try:
             lowlat_dlpack_read(argument, tensor)
@@ -1401,6 +1483,14 @@ cdef bint read_tensor(PyObject* argument, lowlat_tensor* tensor) except -1:
     if lowlat_torch.rung == LOWLAT_RUNG_PYTHON:
         return read_tensor_with_python(<object>argument, tensor)
     return False
+
+
+cdef bint read_range(PyObject* argument, lowlat_tensor* tensor) except -1:
+    try:
+        tensor.small = (<object>argument).untyped_storage().size() <= INT32_MAX
+    except RuntimeError:
+        return False  # it has no storage
+    return True
 
 
 cdef bint read_tensor_with_python(object argument, lowlat_tensor* tensor) except -1:
@@ -1438,7 +1528,7 @@ cdef PyObject* find_binding(Kernel kernel, Py_ssize_t positional, PyObject* cons
     if binding is None and max(len(kernel.bindings), len(kernel.option_names)) >= MAX_BINDINGS:
         # Option names are numbered, and the numbers stand in fingerprints: all or nothing.
         forget(kernel)
-        kernel.binding = kernel.run_binding = None
+        kernel.binding = kernel.run_binding = kernel.warmup_binding = None
         kernel.bindings.clear()
         kernel.option_names.clear()
     if binding is None:
@@ -1452,6 +1542,8 @@ cdef PyObject* find_binding(Kernel kernel, Py_ssize_t positional, PyObject* cons
 cdef inline PyObject* use_binding(Kernel kernel, Binding binding):
     if binding.through == THROUGH_RUN:
         kernel.run_binding = binding
+    elif binding.through == THROUGH_WARMUP:
+        kernel.warmup_binding = binding
     else:
         kernel.binding = binding
     return <PyObject*>binding
@@ -1469,7 +1561,7 @@ cdef Binding resolve_binding(Kernel kernel, Py_ssize_t positional, tuple names, 
     binding.names = names
     binding.name_items = <PyObject**>tuple_items(<PyObject*>names)
     binding.grid_source = -1
-    binding.warmup_source = -1
+    binding.warmup_source = ALWAYS_WARMUP if through == THROUGH_WARMUP else NO_WARMUP
     binding.sources = <int16_t*>malloc((count + 1) * sizeof(int16_t))
     binding.option_sources = <int16_t*>malloc((len(names) + 1) * sizeof(int16_t))
     binding.option_values = <Value*>calloc(len(names) + 1, sizeof(Value))
@@ -1479,9 +1571,10 @@ cdef Binding resolve_binding(Kernel kernel, Py_ssize_t positional, tuple names, 
         binding.sources[i] = <int16_t>i if i < positional and i < kernel.positional else -1
     options = []
     for i, name in enumerate(names):
-        if name == "self" or (through == THROUGH_GETITEM and name in ("grid", "warmup")):
+        if (name == "self" or (through == THROUGH_GETITEM and name == "grid")
+                or (through != THROUGH_RUN and name == "warmup")):
             return None  # taken by Triton's own run()
-        elif through == THROUGH_RUN and name == "grid":
+        elif through != THROUGH_GETITEM and name == "grid":
             binding.grid_source = <int>(positional + i)
         elif through == THROUGH_RUN and name == "warmup":
             binding.warmup_source = <int>(positional + i)
@@ -1494,7 +1587,9 @@ cdef Binding resolve_binding(Kernel kernel, Py_ssize_t positional, tuple names, 
         else:
             binding.option_sources[len(options)] = <int16_t>(positional + i)
             options.append(name)
-    if through == THROUGH_RUN and (binding.grid_source < 0 or binding.warmup_source < 0):
+    if through != THROUGH_GETITEM and binding.grid_source < 0:
+        return None
+    if through == THROUGH_RUN and binding.warmup_source == NO_WARMUP:
         return None
     for i in range(count):
         if binding.sources[i] < 0 and kernel.parameters[i].default == NULL and i != kernel.variadic:
@@ -1681,7 +1776,10 @@ cdef PyObject* cached_kernel(Kernel kernel, Plan plan) except? NULL:
 cdef PyObject* learn(Kernel kernel, int reason, Binding borrowed, PyObject* grid, PyObject* const* args,
                      PyObject* const* arguments, Py_ssize_t positional, PyObject* const* names, Py_ssize_t keywords,
                      int through, uint64_t* fingerprint, uint64_t* payload, Tail* tail) except NULL:
-    """Let Triton launch this call and keep a plan of what it launched."""
+    """Let Triton launch this call, or compile it, and keep a plan of what came of that."""
+    if through == THROUGH_WARMUP:
+        # Triton's warmup() comes back through `run`, with stand-ins for tensors, and learns there.
+        return leave(kernel, reason, grid, args, positional, names, keywords, through)
     cdef Binding binding = borrowed  # held: Triton's launch runs Python code
     cdef Py_ssize_t i, count = kernel.parameter_count
     cdef Py_ssize_t size = (binding.words + tail.words_used) * sizeof(uint64_t)
@@ -1700,12 +1798,12 @@ cdef PyObject* learn(Kernel kernel, int reason, Binding borrowed, PyObject* grid
 
     # Triton may have run hooks and user code: learn only if the call still is the one it was, in the same state.
     if (live_reason(kernel) != OK or state.generation != generation
-            or specialize(kernel, binding, args, arguments, fingerprint, payload, tail) != OK
+            or specialize_call(kernel, binding, args, arguments, fingerprint, payload, tail) != OK
             or (binding.words + tail.words_used) * sizeof(uint64_t) != <size_t>size
             or memcmp(fingerprint, PyBytes_AS_STRING(before), size) != 0):
         Py_INCREF(result)
         return <PyObject*>result
-    cdef Plan plan = state.describe(kernel, result, device)
+    cdef Plan plan = state.describe(kernel, result, device, warms_up(binding, args))
     if plan is not None:
         plan.keepalive = tuple(keepalive)
         add_entry(kernel.plans_, plan, before)
@@ -2065,24 +2163,44 @@ cdef int launch_with_wrapper(Plan borrowed, PyObject* compiled, const int32_t* b
 cdef int call_wrapper(Plan plan, const int32_t* blocks, void* stream, PyObject* const* arguments,
                       Py_ssize_t count) except -1:
     """Triton's compiled launch function packs and launches; no hooks are set, so none is passed."""
-    cdef Py_ssize_t i
-    cdef tuple values = PyTuple_New(count)
-    for i in range(count):
-        Py_INCREF(<object>arguments[i])
-        PyTuple_SET_ITEM(values, i, <object>arguments[i])
-    cdef tuple leading
-    function = PyLong_FromVoidPtr(plan.function)
-    if plan.route_ == ROUTE_LAUNCHER:
-        leading = (blocks[0], blocks[1], blocks[2], <uint64_t>stream, function, plan.packed_metadata, None, None, None)
-        PyObject_Call(plan.launcher, leading + values, None)
-    elif plan.flat_arguments:
-        leading = (blocks[0], blocks[1], blocks[2], <uint64_t>stream, function, plan.cooperative, plan.pdl, None, None,
-                   plan.packed_metadata, None, None, None)
-        PyObject_Call(plan.launch, leading + values, None)
+    # (HIP's launchers call the exit hook with the error of a failed launch set, which even an empty one does not bear.)
+    cdef Py_ssize_t i, place
+    cdef Py_ssize_t before = PyTuple_GET_SIZE(plan.before), after = PyTuple_GET_SIZE(plan.after)
+    cdef tuple held = values_of(arguments, count)
+    cdef object memory = None
+    if plan.scratch_size is not None:
+        # Also where nothing will be launched; of the user's allocator, which may do anything.
+        memory = state.allocate(<object>blocks[0] * blocks[1] * blocks[2] * plan.scratch_size, plan.scratch_align,
+                                <uint64_t>stream)
+    cdef tuple values = PyTuple_New(before + 5 + after + (count if plan.flat_arguments else 1))
+    for i in range(before):
+        put(values, i, <object>PyTuple_GET_ITEM(plan.before, i))
+    for i in range(3):
+        put(values, before + i, blocks[i])
+    put(values, before + 3, <uint64_t>stream)
+    put(values, before + 4, PyLong_FromVoidPtr(plan.function))
+    place = before + 5
+    for i in range(after):
+        if i == plan.scratch:
+            put(values, place + i, memory)
+        elif i == plan.exit_hook:
+            put(values, place + i, state.exit_hook())
+        else:
+            put(values, place + i, <object>PyTuple_GET_ITEM(plan.after, i))
+    place += after
+    if plan.flat_arguments:
+        for i in range(count):
+            put(values, place + i, <object>PyTuple_GET_ITEM(held, i))
     else:
-        PyObject_Call(plan.launch, (
-            blocks[0], blocks[1], blocks[2], <uint64_t>stream, function, plan.cooperative, plan.pdl,
-            plan.packed_metadata, None, None, None, None, None, plan.annotations, plan.signature, values), None)
+        put(values, place, held)
+    PyObject_Call(plan.function_object, values, None)
+    return 0
+
+
+cdef inline int put(tuple values, Py_ssize_t i, object value) except -1:
+    """Into a tuple that nobody else has seen."""
+    Py_INCREF(value)
+    PyTuple_SET_ITEM(values, i, value)
     return 0
 
 
@@ -2105,7 +2223,8 @@ cdef PyObject* leave(Kernel kernel, int reason, PyObject* grid, PyObject* const*
                      PyObject* const* names, Py_ssize_t keywords, int through) except NULL:
     """Hand the unlaunched call to Triton, as it came, and count why.  Returns a new reference."""
     cdef Py_ssize_t i
-    kernel.exits_[reason] += 1
+    if through != THROUGH_WARMUP:
+        kernel.exits_[reason] += 1  # (Triton's warmup() is a call of `run`, which counts it)
     cdef tuple values = PyTuple_New(positional)
     for i in range(positional):
         Py_INCREF(<object>args[i])
@@ -2116,6 +2235,8 @@ cdef PyObject* leave(Kernel kernel, int reason, PyObject* grid, PyObject* const*
     cdef object result
     if through == THROUGH_RUN:
         result = state.run_with_triton(kernel, values, named)
+    elif through == THROUGH_WARMUP:
+        result = state.warmup_with_triton(kernel, values, named)
     else:
         result = state.launch_with_triton(kernel, <object>grid, values, named)
     if state.forked:
@@ -2894,46 +3015,51 @@ cdef inline bint state_current() except -1:
     """Whether the live state is as it was last read: a few loads and compares, no dict is looked into."""
     if state.stale or not lowlat_watched_current():
         return False
-    return state.variable is None or variable_current()
+    return state.variables is None or variables_current()
 
 
-cdef bint variable_current() except -1:
-    cdef const char* value = getenv(state.variable)
-    if value == NULL:
-        return state.variable_value is None
-    return state.variable_value is not None and strcmp(value, state.variable_value) == 0
+cdef bint variables_current() except -1:
+    cdef const char* value
+    cdef Py_ssize_t i
+    for i in range(PyTuple_GET_SIZE(state.variables)):
+        value = getenv(<bytes>PyTuple_GET_ITEM(state.variables, i))
+        seen = <object>PyTuple_GET_ITEM(state.variable_values, i)
+        if (seen is not None) if value == NULL else (seen is None or strcmp(value, <bytes>seen) != 0):
+            return False
+    return True
+
+
+cdef object variable_value(bytes name):
+    cdef const char* value = getenv(name)
+    return None if value == NULL else <bytes>value
 
 
 cdef int refresh_state() except -1:
     """Read the live state again.  Watch first, read after, store last and only if no other thread has begun to read
     meanwhile: a change at any moment is then seen by every launch that follows it."""
     cdef lowlat_words words
-    cdef const char* value
     cdef uint64_t ticket
     while True:
         state.stale = True
         state.tickets += 1
         ticket = state.tickets
         memset(&words, 0, sizeof(words))
-        dicts, types, lists, variable = state.watch_state()
+        dicts, types, lists, variables = state.watch_state()
         for watched in dicts:
             lowlat_watch_dict(&words, watched)
         for watched in types:
             lowlat_watch_type(&words, <PyTypeObject*>watched)
         for watched in lists:
             lowlat_watch_list(&words, watched)
-        variable_value = None
-        if variable is not None:
-            value = getenv(variable)
-            if value != NULL:
-                variable_value = <bytes>value
-        reason, environment, get_device, get_stream, c_getters = state.read_state()
+        variable_values = tuple([variable_value(name) for name in variables])
+        reason, environment, get_device, get_stream, c_getters, ranged = state.read_state()
         if ticket == state.tickets:
             break
     lowlat_watch(&words, (dicts, types, lists))
     state.kernel_type_version = (<PyTypeObjectFields*>state.kernel_type).tp_version_tag
-    state.variable = variable
-    state.variable_value = variable_value
+    state.variables = variables or None
+    state.variable_values = variable_values
+    lowlat_torch.ranged = ranged
     state.get_device = get_device
     state.get_stream = get_stream
     state.c_getters = c_getters
@@ -3000,9 +3126,10 @@ cdef class Plan(Entry):
 
     def __init__(self, str route, *, str reason="ok", object compiled=None, object key=None, int device=0,
                  uint64_t function=0, uint32_t threads=0, uint32_t clusters=1, uint32_t shared=0, tuple slots=(),
-                 bint pdl=False, bint cooperative=False, bint oversized_shared=False, object launcher=None,
-                 object launch=None, bint flat_arguments=False, object packed_metadata=None, object annotations=None,
-                 object signature=None, tuple maps=(), object encode=None, Py_ssize_t map_offset=0):
+                 bint pdl=False, bint cooperative=False, bint oversized_shared=False, object function_object=None,
+                 tuple before=(), tuple after=(), bint flat_arguments=False, Py_ssize_t exit_hook=-1,
+                 object scratch_size=None, object scratch_align=None, Py_ssize_t scratch=-1, str why="",
+                 tuple maps=(), object encode=None, Py_ssize_t map_offset=0):
         import weakref
 
         self.route_ = {name: number for number, name in ROUTE_NAMES.items()}[route]
@@ -3014,14 +3141,15 @@ cdef class Plan(Entry):
         self.threads = threads
         self.clusters = clusters
         self.shared = shared
-        self.launcher = launcher
-        self.launch = launch
+        self.function_object = function_object
+        self.before = before
+        self.after = after
         self.flat_arguments = flat_arguments
-        self.packed_metadata = packed_metadata
-        self.annotations = annotations
-        self.signature = signature
-        self.pdl = pdl
-        self.cooperative = cooperative
+        self.exit_hook = exit_hook
+        self.scratch_size = scratch_size
+        self.scratch_align = scratch_align
+        self.scratch = scratch
+        self.why_ = why
         self.slot_count = len(slots)
         self.slots = <uint16_t*>malloc((len(slots) + 1) * sizeof(uint16_t))
         if self.slots == NULL:
@@ -3074,11 +3202,23 @@ cdef class Plan(Entry):
 
     @property
     def route(self):
-        """str: "driver", "wrapper", "launcher" (Triton's launcher object, which allocates scratch) or "triton"."""
+        """str: "driver", "wrapper", "launcher" (Triton's launcher object, for instrumented kernels), "triton", or
+        "compiled" (by a warmup; the first launch is Triton's, which loads the kernel)."""
         return ROUTE_NAMES[self.route_]
 
+    @property
+    def why(self):
+        """str: why the plan does not take the driver route; "" where it does."""
+        if self.route_ == ROUTE_TRITON:
+            return REASONS_TEXT[REASON_NAMES[self.reason]]
+        return self.why_
+
     def __repr__(self):
-        return f"<lowlat plan: {ROUTE_NAMES[self.route_]} route, device {self.device}, {self.slot_count} parameters>"
+        why = f" ({self.why})" if self.why else ""
+        if self.route_ == ROUTE_TRITON:
+            return f"<lowlat plan: Triton's run{why}>"
+        return (f"<lowlat plan: {ROUTE_NAMES[self.route_]} route{why}, device {self.device}, "
+                f"{self.slot_count} parameters>")
 
 
 @cython.final
@@ -3388,8 +3528,8 @@ cdef class Heuristic(Outer):
 
 
 def configure(*, watch_state, read_state, patched_getitem, describe, run_with_triton, launch_with_triton,
-              finish_with_triton, kernel_type, constexpr_type, immutable_types, triton_dtype_type, wrapper_type,
-              kernel_types, descriptor_type, descriptor_fields):
+              warmup_with_triton, finish_with_triton, exit_hook, allocate, kernel_type, constexpr_type, immutable_types,
+              triton_dtype_type, wrapper_type, mock_type, kernel_types, descriptor_type, descriptor_fields):
     """Called once by lowlat.jit with everything of Triton's that the hot path needs."""
     state.watch_state = watch_state
     state.read_state = read_state
@@ -3397,7 +3537,10 @@ def configure(*, watch_state, read_state, patched_getitem, describe, run_with_tr
     state.describe = describe
     state.run_with_triton = run_with_triton
     state.launch_with_triton = launch_with_triton
+    state.warmup_with_triton = warmup_with_triton
     state.finish_with_triton = finish_with_triton
+    state.exit_hook = exit_hook
+    state.allocate = allocate
     state.kernel_type = <PyTypeObject*>kernel_type
     lowlat_give_subscript(state.kernel_type, <void*>kernel_subscript)
     state.constexpr_type = constexpr_type
@@ -3406,13 +3549,14 @@ def configure(*, watch_state, read_state, patched_getitem, describe, run_with_tr
     state.immutable_types = frozenset(immutable_types)
     state.triton_dtype_type = <PyTypeObject*>triton_dtype_type
     state.wrapper_type = <PyTypeObject*>wrapper_type
+    state.mock_type = <PyTypeObject*>mock_type
     state.kernel_types = frozenset(kernel_types)
     state.enum_type = type(enum.Enum)
     state.enum_hash = enum.Enum.__hash__
     state.object_eq = object.__eq__
     state.descriptor_type = <PyTypeObject*>descriptor_type
     state.descriptor_fields = descriptor_fields
-    state.classes += [kernel_type, triton_dtype_type, wrapper_type, descriptor_type]
+    state.classes += [kernel_type, triton_dtype_type, wrapper_type, mock_type, descriptor_type]
     state.stale = True
 
 
@@ -3645,10 +3789,13 @@ cdef extern from *:
     Py_ssize_t LOWLAT_VECTORCALL_OFFSET
     Py_ssize_t LOWLAT_OUTER_VECTORCALL_OFFSET
 
-cdef PyMethodDef run_method, outer_run_method
+cdef PyMethodDef run_method, warmup_method, outer_run_method
 run_method.ml_doc = (b"run($self, /, *args, grid, warmup, **kwargs)\n--\n\n"
                      b"Launch over `grid`, as `kernel[grid](*args, **kwargs)` does; `warmup=True` only compiles.\n\n"
                      b"Returns Triton's CompiledKernel; raises what Triton raises for the same call.")
+warmup_method.ml_doc = (b"warmup($self, /, *args, grid, **kwargs)\n--\n\n"
+                        b"Compile without a launch.  Instead of tensors, by position, their dtypes will do.\n\n"
+                        b"Returns Triton's CompiledKernel; raises what Triton raises for the same call.")
 outer_run_method.ml_doc = (b"run($self, /, *args, **kwargs)\n--\n\n"
                            b"Launch, as `outer[grid](*args, **kwargs)` does; wants `grid=` and `warmup=`.\n\n"
                            b"Returns what the kernel inside returns; raises what Triton raises for the same call.")
@@ -3656,4 +3803,5 @@ outer_run_method.ml_doc = (b"run($self, /, *args, **kwargs)\n--\n\n"
 lowlat_give_vectorcall(<PyTypeObject*>Launcher, LOWLAT_VECTORCALL_OFFSET)
 lowlat_give_vectorcall(<PyTypeObject*>OuterLauncher, LOWLAT_OUTER_VECTORCALL_OFFSET)
 lowlat_add_method(<PyTypeObject*>Kernel, &run_method, "run", PyCapsule_New(<void*>kernel_run, NULL, NULL))
+lowlat_add_method(<PyTypeObject*>Kernel, &warmup_method, "warmup", PyCapsule_New(<void*>kernel_warmup, NULL, NULL))
 lowlat_add_method(<PyTypeObject*>Outer, &outer_run_method, "run", PyCapsule_New(<void*>outer_run, NULL, NULL))

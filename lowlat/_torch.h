@@ -175,7 +175,8 @@ static inline int lowlat_dlpack_read(PyObject *object, lowlat_tensor *tensor)
         return -1;
     tensor->pointer = (uint64_t)(uintptr_t)view.data + view.byte_offset;
     tensor->dtype = view.dtype_lanes == 1 ? lowlat_dlpack_dtype(view.dtype_code, view.dtype_bits) : -1;
-    tensor->device = view.device_type == 1 ? LOWLAT_DEVICE_CPU : view.device_type == 2 ? LOWLAT_DEVICE_CUDA : -1;
+    tensor->device = view.device_type == 1 ? LOWLAT_DEVICE_CPU : view.device_type == 2 || view.device_type == 10
+                         ? LOWLAT_DEVICE_CUDA : -1; /* ROCm's tensors are of torch's device type "cuda" */
     tensor->index = view.device_id;
     return 0;
 }

@@ -88,6 +88,21 @@ def described(*names):
     return tuple(f"test_descriptors.py::test_{name}" for name in names)
 
 
+def hip(*names):
+    """The node ids of tests of AMD's backend."""
+    return tuple(f"test_hip.py::test_{name}" for name in names)
+
+
+def warmup(*names):
+    """The node ids of tests of warming up."""
+    return tuple(f"test_warmup.py::test_{name}" for name in names)
+
+
+def routes(*names):
+    """The node ids of tests of routes."""
+    return tuple(f"test_routes.py::test_{name}" for name in names)
+
+
 EDGE_CASES = (TESTS / "test_edge_cases.py").read_text()
 FAST, TRITON, PYTHON_H = "_fast.pyx", "_triton.py", "_python.h"
 
@@ -340,7 +355,7 @@ MUTANTS = [
     Mutant("a getter put on the driver is not noticed", TRITON,
            "        dicts.append(_own_dict(active))\n", "", edge(46)),
     Mutant("any driver is CUDA's", TRITON,
-           "elif _cuda_driver_class() is None or not isinstance(active, _cuda_driver_class()):", "elif False:",
+           "elif not (_is_cuda(active) or _is_hip(active)):", "elif False:",
            edge(22, 46)),
     Mutant("patched launch functions are not noticed", TRITON, "    return (any(", "    return False and (any(",
            edge(65)),
@@ -570,13 +585,11 @@ MUTANTS = [
     Mutant("the wrapper route over a callable grid launches nothing", FAST,
            "            call_wrapper(plan, blocks, stream, arguments, kernel.parameter_count)\n", "            pass\n",
            edge(60)),
-    Mutant("the wrapper route confuses cooperative and PDL", FAST,
-           "<uint64_t>stream, function, plan.cooperative, plan.pdl,\n            plan.packed_metadata",
-           "<uint64_t>stream, function, plan.pdl, plan.cooperative,\n            plan.packed_metadata", edge(27),
-           needs="Triton 3.7"),
+    Mutant("the wrapper route confuses cooperative and PDL", TRITON,
+           "modes = (launcher.launch_cooperative_grid, launcher.launch_pdl)",
+           "modes = (launcher.launch_pdl, launcher.launch_cooperative_grid)", edge(27)),
     Mutant("the wrapper route launches on the default stream", FAST,
-           "<uint64_t>stream, function, plan.cooperative, plan.pdl,\n            plan.packed_metadata",
-           "0, function, plan.cooperative, plan.pdl,\n            plan.packed_metadata", edge(43), needs="Triton 3.7"),
+           "    put(values, before + 3, <uint64_t>stream)\n", "    put(values, before + 3, 0)\n", edge(43)),
     Mutant("launch attributes are in another order", FAST,
            "        if pdl:\n"
            "            self.add_attribute(CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, 1)\n"
@@ -631,6 +644,84 @@ MUTANTS = [
     Mutant("a forgotten kernel's plan is kept beside the new one", FAST,
            "    if slot.number == 0:\n        if len(table.entries)", "    if True:\n        if len(table.entries)",
            edge(39)),
+
+    # ---- warmup -----------------------------------------------------------------------------------------------------
+    Mutant("a kernel that was only compiled is launched", FAST,
+           "    if (<Plan>plan).route_ >= ROUTE_TRITON:\n        if (<Plan>plan).route_ == ROUTE_TRITON:\n",
+           "    if (<Plan>plan).route_ == ROUTE_TRITON:\n        if True:\n",
+           warmup("the_first_launch_is_tritons")),
+    Mutant("a mock is never aligned", FAST, "            tags[i] |= divisible(parameter, 0)\n", "",
+           warmup("tensors_dtypes_and_mocks_have_one_kernel")),
+    Mutant("a mock's dtype is not in the key", FAST,
+           "    return 0 if code is None else TAG_TENSOR + (<int>code << 1)\n", "    return TAG_TENSOR\n",
+           warmup("every_dtype")),
+    Mutant("a mock's dtype is known to be what it was", FAST,
+           "    return 0 if code is None else", "    return TAG_TENSOR + (6 << 1) if code is None else",
+           warmup("every_dtype")),
+    Mutant("mocks have the address they are born with", FAST,
+           "if len(attributes) == 2 and \"dtype\" in attributes", "if \"dtype\" in attributes",
+           warmup("mocks_that_are_not_as_made")),
+    Mutant("a dtype is a tensor by name, too", FAST,
+           "                and 0 <= binding.sources[i] < binding.positional):", "                and True):",
+           warmup("dtypes_where_no_tensor_goes")),
+    Mutant("a dtype by position is a constexpr's value", FAST,
+           "            if mocks[i] == 0 or (parameter.kind != KIND_PLAIN and parameter.kind != KIND_POINTER):\n"
+           "                return ARGUMENT\n",
+           "            if parameter.kind == KIND_CONSTEXPR:\n                mocks[i] = 0\n",
+           warmup("dtypes_where_no_tensor_goes")),
+    Mutant("mocks on AMD have storage of any size", FAST,
+           "            if lowlat_torch.ranged:\n                tags[i] |= TAG_SMALL\n", "",
+           warmup("mocks_on_amd")),
+    Mutant("warming up is counted twice", FAST, "    if through != THROUGH_WARMUP:\n        kernel.exits_",
+           "    if True:\n        kernel.exits_", warmup("tensors_dtypes_and_mocks_have_one_kernel")),
+    Mutant("a run that was replaced is not what warms up", FAST,
+           "kernel.run_replaced and through != THROUGH_RUN:", "kernel.run_replaced and through == THROUGH_GETITEM:",
+           warmup("warmup_or_run_replaced_on_the_kernel")),
+    Mutant("a replaced warmup is not called", TRITON,
+           '    (TritonJITFunction, "warmup", inspect.getattr_static(TritonJITFunction, "warmup", None)),\n', "",
+           warmup("replaced_functions")),
+    Mutant("a kernel that could not be loaded is Triton's for good", TRITON,
+           "    if warmup and not (known and _is_loaded(compiled)):", "    if warmup and not _is_loaded(compiled):",
+           warmup("out_of_resources")),
+
+    # ---- scratch memory ---------------------------------------------------------------------------------------------
+    Mutant("nobody asks the allocator for an empty grid", FAST,
+           "    if plan.scratch_size is not None:\n",
+           "    if plan.scratch_size is not None and blocks[0] * blocks[1] * blocks[2] > 0:\n", routes("sizes")),
+    Mutant("the size of scratch memory is a 32-bit number", FAST,
+           "<object>blocks[0] * blocks[1] * blocks[2] * plan.scratch_size",
+           "<int32_t>(blocks[0] * blocks[1] * blocks[2]) * plan.scratch_size", routes("sizes")),
+    Mutant("blocks of a cluster share their scratch memory", TRITON,
+           "scratch if hip else launcher.num_ctas * scratch", "scratch", routes("sizes_with_options")),
+    Mutant("one allocator serves all threads", TRITON,
+           "    return _allocation._allocator.get()(size, alignment, stream)\n",
+           "    global _first\n    _first = globals().get('_first') or _allocation._allocator.get()\n"
+           "    return _first(size, alignment, stream)\n", routes("allocators_of_threads_and_contexts")),
+    Mutant("scratch memory is not passed on", FAST,
+           "            put(values, place + i, memory)\n", "            put(values, place + i, None)\n",
+           routes("what_an_allocator_may_return", "tensors_as_memory")),
+    Mutant("profile scratch memory is forgotten", TRITON, "    elif launcher.profile_scratch_size > 0:\n",
+           "    elif False:\n", routes("profile_scratch_memory")),
+    Mutant("gsan is not noticed", TRITON, 'getattr(launcher, "gsan_enabled", False)', "False",
+           routes("a_launcher_with_gsan"), needs="Triton 3.8"),
+
+    # ---- AMD --------------------------------------------------------------------------------------------------------
+    Mutant("storage size is not in AMD's key", TRITON,
+           "return reason, environment, get_device, get_stream, c_getters, _is_hip(active)",
+           "return reason, environment, get_device, get_stream, c_getters, False", hip("storage_size")),
+    Mutant("buffer ops are read from the environment once", TRITON,
+           "        variables.append(_BUFFER_OPS_VARIABLE.encode())\n", "", hip("buffer_ops")),
+    Mutant("buffer ops assigned are not noticed", TRITON,
+           "        dicts.append(_own_dict(knobs.amd))\n", "", hip("buffer_ops")),
+    Mutant("AMD's replaced specialisers are not noticed", TRITON,
+           "for owner in _amd_specializers() for name in _SPECIALIZERS]", "for owner in () for name in _SPECIALIZERS]",
+           hip("replaced_specialisers")),
+    Mutant("a kernel keyed by AMD's backend has a plan under CUDA's driver", TRITON,
+           "and not _is_hip(_driver_config._active):", "and False:", hip("drivers_change")),
+    Mutant("HIP's launcher gets no exit hook", TRITON,
+           "exit_hook=hooks_end - 1 if hip else -1", "exit_hook=-1", hip("failures")),
+    Mutant("cooperative launches are ordinary ones on AMD", TRITON,
+           "return ((launcher.launch_cooperative_grid, ), (*scratch", "return ((False, ), (*scratch", hip("options")),
 
     # ---- tuners and heuristics --------------------------------------------------------------------------------------
     Mutant("a tuner's cache is looked into once", FAST,

@@ -457,8 +457,8 @@ class Ranged:
 
 @pytest.mark.torch
 def test_22_amd_storage_size(monkeypatch):
-    """On AMD the key also says whether 32 bits can address the storage.  lowlat leaves every call on another driver
-    than CUDA's; loading and launching on AMD takes an AMD GPU."""
+    """On AMD the key also says whether 32 bits can address the storage.  lowlat leaves every call on a driver of its
+    own to Triton; test_hip.py has Triton's HIP driver."""
     from triton._C.libtriton import native_specialize_impl
     from triton.backends.amd.compiler import HIPBackend
 
