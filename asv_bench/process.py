@@ -5,7 +5,6 @@ import ctypes
 import gc
 import itertools
 import json
-import os
 import sys
 import time
 
@@ -32,9 +31,10 @@ def startup(path):
 
 
 def memory():
-    """Bytes per plan, over 500 copies of a kernel, which share Triton's caches and have plans of their own."""
-    if os.environ.get("PYTHONMALLOC") != "malloc":  # so that the C library knows of every byte
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "PYTHONMALLOC": "malloc"})
+    """Bytes per plan, over 500 copies of a kernel, which share Triton's caches and have plans of their own.
+
+    To be run with PYTHONMALLOC=malloc, so that the C library knows of every byte.
+    """
     case = case_named("19 params")
     tensors = device().tensors(case.tensors)
     names = {"grid": (1, ), **{f"p{i}": tensor for i, tensor in enumerate(tensors)}}
@@ -59,12 +59,15 @@ def memory():
 
 def allocated():
     gc.collect()
-    fields = ("arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost").split()
-    info = type("mallinfo2", (ctypes.Structure, ), {"_fields_": [(name, ctypes.c_size_t) for name in fields]})
     libc = ctypes.CDLL(None)
-    libc.mallinfo2.restype = info
+    libc.mallinfo2.restype = Mallinfo
     now = libc.mallinfo2()
     return now.uordblks + now.hblkhd
+
+
+class Mallinfo(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks",
+                                                     "fsmblks", "uordblks", "fordblks", "keepcost")]
 
 
 def count(requests, *cases):

@@ -20,7 +20,7 @@ PROCESS = CHECKOUT / "asv_bench" / "process.py"
 ONCE = os.environ.get("LOWLAT_ASV") == "once"
 """Every benchmark runs, briefly, and lowlat must have all that is measured: what CI wants to know."""
 
-BATCHES = 2 if ONCE else 15
+PASSES, BATCHES = (1, 2) if ONCE else (2, 15)
 BATCH = 300  # launches; the driver's queue holds about 1,000
 
 
@@ -116,28 +116,34 @@ def exits_of(kernel):
     return [kernel.exits, *exits_of(kernel.fn)] if hasattr(kernel, "exits") else []
 
 
-def outcome(measure, *arguments):
-    """(values, None), or (None, what went wrong): one failure does not take the others of its process with it."""
-    try:
-        return measure(*arguments), None
-    except NotImplementedError as missing:
-        return None, missing
-    except Exception:
-        return None, RuntimeError(traceback.format_exc())
+def passes(measures):
+    """{name: what its measure gave on each pass over all of them, or what went wrong}: one failure does not take the
+    others of its process with it."""
+    measured = {name: [] for name in measures}
+    for _ in range(PASSES):
+        for name, measure in measures.items():
+            if isinstance(measured[name], list):
+                try:
+                    measured[name].append(measure())
+                except NotImplementedError as missing:
+                    measured[name] = missing
+                except Exception:
+                    measured[name] = RuntimeError(traceback.format_exc())
+    return measured
 
 
-def sample(outcome, name, scale=1):
-    """What a `track_*` returns: a sample, so that asv adds those of several rounds up and has statistics on them."""
-    return {"samples": [value(outcome, name, scale)], "number": 1}
+def samples(measured, name, path, scale=1):
+    """What a `track_*` returns: asv adds the samples of several rounds up and compares commits by a test on them."""
+    if isinstance(measured[name], NotImplementedError) and not ONCE:
+        not_available(str(measured[name]))
+    if isinstance(measured[name], Exception):
+        raise measured[name]
+    return {"samples": [float(f"{values[path] * scale:.5g}") for values in measured[name]], "number": 1}
 
 
-def value(outcome, name, scale=1):
-    values, error = outcome
-    if isinstance(error, NotImplementedError) and not ONCE:
-        not_available(str(error))
-    if error is not None:
-        raise error
-    return float(f"{values[name] * scale:.5g}")
+def value(measured, name, path):
+    """The same where a second look would see the same."""
+    return samples(measured, name, path)["samples"][0]
 
 
 def not_available(why):

@@ -1,11 +1,13 @@
 """Host time of a launch, in microseconds or nanoseconds, learnt and compiled kernels only.
 
-`track_*` with loops of its own: with any set-up, asv_runner 0.3 and later time every call by itself.  All values of a
-round come from one process, with the paths of a case interleaved batch by batch, so that a ratio can be read; a round
-is one sample, since batches of one process have more in common than processes have.
+`track_*` with loops of its own: with any set-up, asv_runner 0.3 and later time every call by itself.  All values come
+from one process, with the paths of a case interleaved batch by batch, so that a ratio can be read; it passes twice over
+everything and gives two samples of each, since batches that follow each other have more in common than is true.
 """
 
-from .common import case_named, checkout_bench, device, floor, loop, needs, nothing, outcome, sample, timed
+from functools import partial
+
+from .common import case_named, checkout_bench, device, floor, loop, needs, nothing, passes, samples, timed
 
 PATHS = ["floor", "lowlat", "wrapper", "triton"]
 CASES = ["median call", "0 params", "4 params", "19 params", "32 params", "58 params", "callable grid", "run door",
@@ -35,11 +37,11 @@ SITES = {  # the calls that follow each other at one place
 
 
 def setup_cache():
-    return {
-        **{name: outcome(latency, name) for name in CASES},
-        **{name: outcome(argument, name) for name in KINDS},
-        **{name: outcome(site, name) for name in SITES},
-    }
+    return passes({
+        **{name: partial(latency, name) for name in CASES},
+        **{name: partial(argument, name) for name in KINDS},
+        **{name: partial(site, name) for name in SITES},
+    })
 
 
 def latency(name):
@@ -108,10 +110,10 @@ class Latency:
     version = "1"  # raised by hand when what is measured changes; asv does not see that
 
     def track_launch(self, measured, path, case):
-        return sample(measured[case], path, 1e-3)
+        return samples(measured, case, path, 1e-3)
 
     track_launch.unit = "us"
-    track_launch.rounds = 6
+    track_launch.rounds = 4
 
 
 class Argument:
@@ -122,10 +124,10 @@ class Argument:
     version = "1"
 
     def track_argument(self, measured, path, kind):
-        return sample(measured[kind], path)
+        return samples(measured, kind, path)
 
     track_argument.unit = "ns"
-    track_argument.rounds = 6
+    track_argument.rounds = 4
 
 
 class Site:
@@ -136,7 +138,7 @@ class Site:
     version = "1"
 
     def track_site(self, measured, path, calls):
-        return sample(measured[calls], path, 1e-3)
+        return samples(measured, calls, path, 1e-3)
 
     track_site.unit = "us"
-    track_site.rounds = 6
+    track_site.rounds = 4
