@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 SOURCES := setup.py pyproject.toml $(wildcard lowlat/*.pyx lowlat/*.pxd lowlat/*.h lowlat/null/*.c)
 
-.PHONY: bench test mutants lint matrix build doctor annotate clean
+.PHONY: bench test mutants lint matrix asv asv-publish asv-check build doctor annotate clean
 
 bench: build
 	$(RUN) -m lowlat bench --json bench.json --plot bench.png
@@ -24,6 +24,21 @@ lint: build
 # The tests on every Triton and CPython there is (noxfile.py); half an hour and some 30 GB the first time.
 matrix: $(VENV)/installed
 	$(VENV)/bin/nox
+
+# docs/benchmarks-over-time.md says what is measured.  HEAD against its parent, taking turns; fails if something got slower.
+BASE ?= HEAD^
+asv: build
+	$(RUN) asv_bench/run.py continuous --interleave-rounds --factor 1.05 --show-stderr $(BASE) HEAD
+
+# asv's pages in asv_bench/html, from the last commits; what was measured before stays.  2: some could not be built.
+COMMITS ?= 15
+asv-publish: build
+	$(RUN) asv_bench/run.py run --skip-existing -a rounds=1 --show-stderr HEAD~$(COMMITS)..HEAD || [ $$? -eq 2 ]
+	$(RUN) asv_bench/run.py publish
+
+# Each of its benchmarks once, on the lowlat at hand.  Forked: the values are read from what a spawned process measured.
+asv-check: build
+	LOWLAT_ASV=once $(RUN) asv_bench/run.py run --quick --python=same --launch-method forkserver --show-stderr
 
 doctor: build
 	$(RUN) -m lowlat doctor
@@ -47,3 +62,4 @@ $(VENV)/built: $(VENV)/installed $(SOURCES)
 
 clean:
 	rm -rf $(VENV) .nox matrix build *.egg-info lowlat/_fast.c lowlat/_fast.html lowlat/*.so lowlat/null/libcuda.so.1 bench.json bench.png
+	rm -rf asv_bench/env asv_bench/html

@@ -1,6 +1,6 @@
 """asv, told what it measures on: the CPU and the GPU, or the null driver where there is none, are the machine's name.
 
-    python asv_bench/run.py continuous HEAD^ HEAD       any asv command that measures or compares, and its arguments
+    python asv_bench/run.py continuous HEAD^ HEAD       or any other asv command and its arguments
 """
 
 import os
@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 
 from lowlat import bench
+
+
+OF_A_MACHINE = {"run", "continuous", "compare", "find", "profile", "show"}
 
 
 def main(arguments: list[str]) -> None:
@@ -20,7 +23,8 @@ def main(arguments: list[str]) -> None:
     os.chdir(Path(__file__).parent)
     subprocess.run([*asv, "machine", "--yes", "--machine", name], stdout=subprocess.DEVNULL, check=True)
     os.environ["LOWLAT_ASV_DEVICE"] = device.name  # the benchmarks refuse any other
-    os.execv(sys.executable, [*asv, *arguments, "--machine", name])
+    machine = ["--machine", name] if arguments[0] in OF_A_MACHINE else []
+    os.execv(sys.executable, [*asv, *arguments, *machine])
 
 
 main(sys.argv[1:])
