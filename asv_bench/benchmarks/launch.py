@@ -9,8 +9,8 @@ from functools import partial
 
 from .common import case_named, checkout_bench, device, floor, loop, needs, nothing, passes, samples, timed
 
-PATHS = ["floor", "lowlat", "wrapper", "triton"]
-CASES = ["median call", "0 params", "4 params", "19 params", "32 params", "58 params", "callable grid", "run door",
+PATHS = ["lowlat", "wrapper", "floor", "triton"]
+CASES = ["19 params", "median call", "0 params", "4 params", "32 params", "58 params", "callable grid", "run door",
          "tuned", "heuristics"]
 
 _INTS = [3 + 7 * i if i % 3 else 16 * (i + 2) for i in range(16)]  # none is 1, some are multiples of 16
