@@ -10,7 +10,6 @@ from pathlib import Path
 
 from lowlat import bench
 
-
 OF_A_MACHINE = {"run", "continuous", "compare", "find", "profile", "show"}
 
 
