@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 PEERS := apache-tvm-ffi==0.1.15.post2 ninja cuda-core==1.2.2 cuda-bindings==13.5.0 cupy-cuda13x==14.2.0
 SOURCES := setup.py pyproject.toml $(wildcard lowlat/*.pyx lowlat/*.pxd lowlat/*.h lowlat/null/*.c)
 
-.PHONY: bench peers test mutants lint docs changelog matrix build doctor annotate clean
+.PHONY: bench peers test mutants lint docs changelog matrix asv asv-publish asv-check build doctor annotate clean
 
 bench: build
 	$(RUN) -m lowlat bench --json bench.json --plot bench $(if $(wildcard .fbtriton),--fbtriton .fbtriton/bin/python)
@@ -42,6 +42,21 @@ changelog: $(VENV)/docs
 matrix: $(VENV)/installed
 	$(VENV)/bin/nox
 
+# docs/benchmarks-over-time.md says what is measured.  HEAD against its parent, taking turns; fails if something got slower.
+BASE ?= HEAD^
+asv: build
+	$(RUN) asv_bench/run.py continuous --interleave-rounds --factor 1.05 --show-stderr $(BASE) HEAD
+
+# asv's pages in asv_bench/html, from the last commits; what was measured before stays.  2: some could not be built.
+COMMITS ?= 15
+asv-publish: build
+	$(RUN) asv_bench/run.py run --skip-existing -a rounds=1 --show-stderr HEAD~$(COMMITS)..HEAD || [ $$? -eq 2 ]
+	$(RUN) asv_bench/run.py publish
+
+# Each of its benchmarks once, on the lowlat at hand.  Forked: the values are read from what a spawned process measured.
+asv-check: build
+	LOWLAT_ASV=once $(RUN) asv_bench/run.py run --quick --python=same --launch-method forkserver --show-stderr
+
 doctor: build
 	$(RUN) -m lowlat doctor
 
@@ -68,3 +83,4 @@ $(VENV)/built: $(VENV)/installed $(SOURCES)
 
 clean:
 	rm -rf $(VENV) .fbtriton .nox matrix build docs/_build *.egg-info lowlat/_fast.c lowlat/_fast.html lowlat/*.so lowlat/null/libcuda.so.1 bench.json bench.png bench.svg
+	rm -rf asv_bench/env asv_bench/html

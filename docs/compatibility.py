@@ -23,6 +23,10 @@ import triton.language as tl  # noqa: E402
 from triton import knobs  # noqa: E402
 from triton.tools.tensor_descriptor import TensorDescriptor  # noqa: E402
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+import hip  # noqa: E402
+
 PAGE = Path(__file__).with_suffix(".md")
 
 
@@ -151,6 +155,8 @@ def calls():
         x, 5, grid=grid, warmup=False)
     yield group, "`kernel.warmup(...)` of a known kernel", plain, (x, 5), {}, lambda k: k[grid](x, 5) and k.warmup(
         x, 5, grid=grid)
+    yield group, ("`kernel.warmup(...)` again, of a kernel never launched: with tensors, torch dtypes by position, "
+                  "`MockTensor`"), plain, (x, 5), {}, lambda k: k.warmup(torch.float32, 5, grid=None)
     yield group, "grid: tuple or list of one to three ints", plain, (x, 5), {}, lambda k: k[[1, 2]](x, 5)
     yield group, "grid: callable, given the live dict of bound arguments", plain, (x, 5), {}, lambda k: k[
         lambda meta: (1, )](x, 5)
@@ -159,6 +165,28 @@ def calls():
     yield group, "reads module globals", reads, (x, )
     yield group, "needs scratch memory (device-side descriptors)", scratch, (x, )
     yield group, "a parameter whose name Triton's binder uses itself", reserved, (x, 5)
+
+
+def on_amd():
+    """(what, kernel function, call, what to do around it), as `calls`, with Triton's HIP driver active"""
+    yield "tensors and numbers as above; the size of a tensor's storage is in the key", plain, (x1, 5)
+    yield "`launch_cooperative_grid`", plain, (x, 5), {"launch_cooperative_grid": True}
+    yield "grid: callable", plain, (x, 5), {}, lambda k: k[lambda meta: (1, )](x, 5)
+    yield "another value of `knobs.amd.use_buffer_ops`, or of its environment variable", plain, (x, 5), {}, buffer_ops
+    yield "tuple", plain, (x, (1, 2))
+    yield "launch hooks (profilers)", plain, (x, 5), {}, hooked
+
+
+def buffer_ops(kernel):
+    with knobs.amd.scope():
+        knobs.amd.use_buffer_ops = False
+        kernel[grid](x, 5)
+
+
+def hooked(kernel):
+    with knobs.runtime.scope():
+        knobs.runtime.launch_enter_hook = print_nothing
+        kernel[grid](x, 5)
 
 
 class MyConfig(lowlat.Config):
@@ -235,7 +263,8 @@ def taken(function, args=(), kwargs=None, call=None):
     left = [reason for reason, count in kernel.exits.items() if count != before.get(reason, 0)]
     if left:
         return f"Triton: *{left[0]}*"
-    return f"**{kernel.plans[-1].route}**"
+    plan = kernel.plans[-1]
+    return f"**{plan.route}**" + (f": {plan.why}" if plan.why and plan.route != "compiled" else "")
 
 
 def installed():
@@ -312,7 +341,8 @@ def page():
         "| route | what happens |", "| --- | --- |",
         "| **driver** | lowlat calls `cuLaunchKernelEx` itself, with parameters it packed |",
         "| **wrapper** | lowlat finds the kernel, Triton's compiled launch function packs and launches |",
-        "| **launcher** | lowlat finds the kernel, Triton's launcher object allocates scratch memory and launches |",
+        "| **launcher** | lowlat finds the kernel, Triton's launcher object allocates for its instrumentation |",
+        "| **compiled** | not launched: lowlat returns the kernel; the first launch, which loads it, is Triton's |",
         "| Triton: *reason* | the call goes to Triton unchanged; `kernel.exits[reason]` counts it |",
     ]
     group = None
@@ -327,12 +357,24 @@ def page():
     lines += [f"| {what} | {taken_around(*how)} |" for what, *how in around()]
     lines += ["", "## With this around the call", "", "| | route |", "| --- | --- |"]
     lines += [f"| {what} | {taken_with(set_up)} |" for what, set_up in installed()]
+    lines += ["", "## AMD", "", *AMD, "", "| | route |", "| --- | --- |"]
+    with_cuda = triton.runtime.driver.active
+    triton.runtime.driver.set_active(hip.make_driver())
+    lines += [f"| {what} | {taken(*call)} |" for what, *call in on_amd()]
+    triton.runtime.driver.set_active(with_cuda)
     lines += ["", "## The reasons", "", "`lowlat.REASONS`, and `python -m lowlat doctor`.", "", "| reason | meaning |",
               "| --- | --- |"]
     lines += [f"| {reason} | {meaning} |" for reason, meaning in lowlat.REASONS.items()]
     lines += ["", "## Deliberate differences", "", *DIFFERENCES, ""]
     return "\n".join(lines)
 
+
+AMD = """\
+With Triton's HIP driver active, lowlat finds the kernel, and Triton's compiled HIP launch function packs and launches.
+No AMD GPU has run any of it: for this page, and in the tests, Triton's HIP backend compiles for gfx942, and its driver
+class and its C code launch into a stand-in for AMD's runtime library (`tests/hip.py`), which writes down what it is
+given. Reading tensors, device and stream of a torch built for ROCm has not been run at all.
+""".splitlines()
 
 DIFFERENCES = """\
 Each of these takes some doing; if one matters to you, `LOWLAT=0` or `triton.jit` for that kernel is the way.
@@ -341,7 +383,7 @@ Each of these takes some doing; if one matters to you, `LOWLAT=0` or `triton.jit
   asked only about what may not be plain memory of the current device. A tensor on the current device whose memory is
   not there (unmapped behind torch's back, or a DLPack capsule that says what is not so) is launched, where Triton
   raises.
-- `data_ptr` assigned on one tensor *object* is not called; replaced on the class it is.
+- `data_ptr` (on AMD also `ptr_range`) assigned on one tensor *object* is not called; replaced on the class it is.
 - A bound `kernel.run` that was kept from before somebody replaced `JITFunction.run` on the class calls the
   replacement.
 - `fn`, `arg_names`, `configs`, `keys`, `cache`, `nargs`, `best_config` and `values` of a tuner or heuristics are not in

@@ -101,6 +101,7 @@ cdef class Launcher:
 cdef class Binding:
     """How one shape of call (so many positional arguments, these keyword names) meets the parameters."""
 
+    cdef int through              # which door
     cdef Py_ssize_t positional
     cdef Py_ssize_t keywords
     cdef tuple names              # the keyword names, held so that their pointers stay theirs
@@ -130,12 +131,46 @@ cdef class Global:
     cdef bint immutable     # whether identity proves equality
 
 
-@cython.final
-cdef class Plan:
-    """How to launch one CompiledKernel: everything about it that Triton would look up again."""
+cdef class Entry:
+    """What a Table has under one fingerprint: a Plan or a Choice."""
 
     cdef const uint64_t* words  # the fingerprint, as held below
-    cdef Py_ssize_t size      # in bytes
+    cdef int size               # in bytes
+    cdef bint used              # found again since it was learnt, or since it was last passed over for eviction
+    cdef bytes fingerprint
+
+
+cdef struct Slot:
+    uint32_t hash
+    uint32_t number  # index into `entries`, plus 1; 0: empty
+
+
+@cython.final
+cdef class Table:
+    """At most MAX_PLANS entries by fingerprint, open addressing.  When it is full, one that was not found again for
+    longest, or nearly so, makes room (second chance)."""
+
+    cdef PyObject* last         # found last; borrowed from `entries`
+    cdef PyObject* second       # and before that
+    cdef list entries           # as they were learnt, later ones in the places of evicted ones
+    cdef Slot* slots
+    cdef uint32_t mask          # number of slots, a power of two, minus 1
+    cdef Py_ssize_t hand        # where in `entries` the next eviction begins
+
+
+@cython.final
+cdef class Strings:
+    """Numbers for the strings in fingerprints: equal strings have equal numbers, and none is given twice.  Strings not
+    seen for long are forgotten, and have another number then."""
+
+    cdef dict recent, older
+    cdef uint64_t count
+
+
+@cython.final
+cdef class Plan(Entry):
+    """How to launch one CompiledKernel: everything about it that Triton would look up again."""
+
     cdef PyObject* compiled   # the CompiledKernel, borrowed from Triton's cache while `stamp` is current
     cdef lowlat_stamp stamp
     cdef CUfunction function
@@ -151,20 +186,33 @@ cdef class Plan:
     cdef object encode        # that encoder
     cdef Py_ssize_t map_offset  # of the bytes in the object it returns
     cdef int reason           # of a plan that says "Triton": why
-    cdef bytes fingerprint
+    cdef str why_             # it does not take the driver route
     cdef tuple keepalive      # objects whose addresses the fingerprint holds
     cdef object reference     # weak, to the CompiledKernel: Triton decides how long it lives
     cdef object key           # its key in Triton's kernel cache
     cdef object device
-    cdef object launcher      # Triton's launcher object
-    cdef object launch        # its compiled launch function
-    cdef bint flat_arguments  # Triton 3.6: arguments follow one by one
-    cdef object packed_metadata
-    cdef object annotations
-    cdef object signature
-    cdef object cooperative, pdl
+    # How Triton launches it: function(*before, grid, stream, handle, *after, arguments).
+    cdef object function_object
+    cdef tuple before, after
+    cdef bint flat_arguments  # the arguments follow one by one, not as a tuple
+    cdef object scratch_size  # bytes of scratch memory per block of the grid, an int; None: it needs none
+    cdef object scratch_align
+    cdef Py_ssize_t scratch   # where among `after` that memory belongs
+    cdef Py_ssize_t exit_hook  # where among `after` the exit hook belongs, which HIP calls at any rate; or -1
 
     cdef int add_attribute(self, uint32_t number, int32_t value) except -1
+
+
+@cython.final
+cdef class NamedArguments:
+    """Dicts that name the arguments of a call, for those who get one with each call: grid callables, heuristics."""
+
+    cdef tuple names
+    cdef Py_ssize_t count
+    cdef dict template       # of these names
+    cdef bint places_known   # where in a copy of `template` its values are, see lowlat_value_places
+    cdef int32_t* places
+    cdef dict spare          # such a copy, used before and since then nobody's, with the numbers and strings it had
 
 
 cdef class Kernel:
@@ -179,18 +227,17 @@ cdef class Kernel:
     cdef Py_ssize_t variadic    # index of the parameter `*args`, or -1
     cdef Binding binding        # of the last call through __getitem__
     cdef Binding run_binding    # of the last call through run
-    cdef Plan last
+    cdef Binding warmup_binding
+    cdef Table plans_
     cdef tuple globals          # of Global; None: to be made from used_global_vals
     cdef public object device_caches
     cdef public object pre_run_hooks
-    cdef Plan second
-    cdef dict plans_            # fingerprint -> Plan
-    cdef dict strings           # constexpr strings, each equal one mapped to the same object
+    cdef Strings strings        # of constexprs and options
     cdef tuple names
     cdef tuple defaults
     cdef Py_ssize_t positional  # how many parameters can be given by position
     cdef dict positions         # parameter name -> index
-    cdef dict template          # parameter name -> None, for grid callables
+    cdef NamedArguments bound   # for grid callables; None before the first
     cdef dict bindings
     cdef dict option_names
     cdef object route_
@@ -251,7 +298,7 @@ cdef class Tuner(Outer):
     cdef tuple keys_seen
     cdef object best_config_     # UNSET before the first call, as nargs_
     cdef object nargs_
-    cdef dict strings            # strings of keys, each equal one mapped to the same object
+    cdef Strings strings         # of keys
     cdef TunedCall* calls        # in flight, the latest first
     cdef TunedCall* spare
 
@@ -267,20 +314,17 @@ cdef class TunerShape(Shape):
     cdef int16_t* typed_sources   # the arguments whose dtype is part of the key if they have one, in Triton's order
     cdef PyTypeObject** untyped   # per such argument: the type without dtype it had last, to be told by at a glance
     cdef Py_ssize_t words         # 64-bit words of the fingerprint of a key
-    cdef Choice last, second, only
-    cdef dict choices             # fingerprint -> Choice
+    cdef Choice only
+    cdef Table choices
 
 
 @cython.final
-cdef class Choice:
+cdef class Choice(Entry):
     """What the tuner's cache says for one key, and what that Config adds to a call of one shape."""
 
-    cdef const uint64_t* fingerprint_words
-    cdef Py_ssize_t size          # in bytes
     cdef lowlat_stamp stamp       # of the tuner's cache
     cdef PyObject* config         # borrowed from that cache while `stamp` is current
     cdef Additions additions
-    cdef bytes fingerprint
     cdef tuple key                # as Triton makes it
 
 
@@ -313,11 +357,7 @@ cdef class HeuristicShape(Shape):
     cdef int16_t* places          # where each one's value goes among the keyword arguments
     cdef Py_ssize_t keywords_after
     cdef tuple names_after        # names of the keyword arguments, then of the heuristics that are not among them
-    cdef tuple bound_names        # of what a heuristic gets, in Triton's order
-    cdef dict template            # of that, with the scalars of the last call
-    cdef PyObject** template_values
-    cdef bint places_known        # where in a copy of `template` its values are, see lowlat_value_places
-    cdef int32_t* value_places
+    cdef tuple bound              # NamedArguments for each heuristic: the call's, and the values of those before it
 
 
 @cython.final
@@ -331,23 +371,27 @@ cdef class State:
     cdef unsigned int kernel_type_version
     cdef PyTypeObject* kernel_type
     cdef uint64_t environment    # number of the current combination of knobs that Triton keys on
-    cdef bytes variable          # an environment variable that Triton 3.9 reads at every launch
+    cdef tuple variables         # environment variables that Triton reads at every launch, or None
     cdef PyTypeObject* tensor_type
     cdef PyTypeObject* parameter_type
+    cdef PyTypeObject* size_type
     cdef bint forked
     cdef uint64_t generation     # counts refreshes
     cdef uint64_t tickets        # and those begun
     cdef object get_device, get_stream
-    cdef bytes variable_value
+    cdef tuple variable_values
     cdef dict environments
     # Set once by configure().
     cdef object watch_state, read_state, patched_getitem
-    cdef object describe, run_with_triton, launch_with_triton, finish_with_triton
-    cdef object constexpr_type
+    cdef object describe, run_with_triton, launch_with_triton, warmup_with_triton, finish_with_triton
+    cdef object exit_hook, allocate
+    cdef object constexpr_type, constexpr_index
     cdef frozenset immutable_types
+    cdef tuple numpy_integers    # types; None before numpy is seen
     cdef PyTypeObject* triton_dtype_type
     cdef PyTypeObject* constexpr_class
     cdef PyTypeObject* wrapper_type
+    cdef PyTypeObject* mock_type
     cdef PyTypeObject* plain_tensor
     cdef unsigned int plain_tensor_version
     cdef frozenset kernel_types

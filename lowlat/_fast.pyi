@@ -33,18 +33,23 @@ class Plan:
         pdl: bool = False,
         cooperative: bool = False,
         oversized_shared: bool = False,
-        launcher: Any = None,
-        launch: Any = None,
+        function_object: Any = None,
+        before: tuple[Any, ...] = (),
+        after: tuple[Any, ...] = (),
         flat_arguments: bool = False,
-        packed_metadata: Any = None,
-        annotations: Any = None,
-        signature: Any = None,
+        exit_hook: int = -1,
+        scratch_size: int | None = None,
+        scratch_align: int | None = None,
+        scratch: int = -1,
+        why: str = "",
         maps: tuple[tuple[int, int, int, Any], ...] = (),
         encode: Any = None,
         map_offset: int = 0,
     ) -> None: ...
     @property
     def route(self) -> str: ...
+    @property
+    def why(self) -> str: ...
 
 class Kernel:
     pre_run_hooks: Any
@@ -67,6 +72,7 @@ class Kernel:
     def plans(self) -> list[Plan]: ...
     def __getitem__(self, grid: Any) -> Launcher: ...
     def run(self, *args: Any, grid: Any, warmup: Any, **kwargs: Any) -> Any: ...
+    def warmup(self, *args: Any, grid: Any, **kwargs: Any) -> Any: ...
     def forget(self) -> None: ...
     def _describe_parameters(
         self, parameters: list[tuple[Any, ...]], refusal: str, positional: int, variadic: int
@@ -103,15 +109,19 @@ def configure(
     watch_state: Callable[[], Any],
     read_state: Callable[[], Any],
     patched_getitem: Callable[[Any, Any], Any],
-    describe: Callable[[Any, Any, int], Any],
+    describe: Callable[[Any, Any, int, bool], Any],
     run_with_triton: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any],
     launch_with_triton: Callable[[Any, Any, tuple[Any, ...], dict[str, Any]], Any],
+    warmup_with_triton: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any],
     finish_with_triton: Callable[[Any, Any, Any, int, dict[str, Any]], None],
+    exit_hook: Callable[[], Any],
+    allocate: Callable[[int, int, int], Any],
     kernel_type: type,
     constexpr_type: type,
     immutable_types: tuple[type, ...],
     triton_dtype_type: type,
     wrapper_type: type,
+    mock_type: type,
     kernel_types: tuple[type, ...],
     descriptor_type: type,
     descriptor_fields: tuple[str, ...],
@@ -130,6 +140,7 @@ def configure_torch(
     tensor_type: type,
     parameter_type: type,
     dtype_type: type,
+    size_type: type,
     function_mode_depth: Callable[[], int],
     dtypes: dict[Any, int],
     devices: dict[str, int],
@@ -167,6 +178,7 @@ def set_ranged(ranged: bool) -> None: ...
 def word_at(holder: Any, offset: int) -> int: ...
 def read(tensor: Any) -> tuple[int, int, int, int] | None: ...
 def fingerprint_of(kernel: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes: ...
+def hash_of_fingerprint(fingerprint: bytes) -> int: ...
 def function_mode_active() -> bool: ...
 def floor(
     function: int, pointers: list[int], zeros: int, threads: int, shared: int, stream: int, count: int

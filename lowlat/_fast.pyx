@@ -10,8 +10,9 @@ This module imports neither Triton nor torch: lowlat/_triton.py and lowlat/_torc
 """
 
 cimport cython
-from cpython.dict cimport PyDict_Copy, PyDict_GetItemWithError, PyDict_Next, PyDict_SetItem
+from cpython.dict cimport PyDict_GetItemWithError, PyDict_Next, PyDict_SetItem
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_AsUnsignedLongLong
+from cpython.number cimport PyNumber_Index
 from cpython.object cimport PyCallable_Check, PyObject, PyObject_Call, PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_New, PyTuple_SET_ITEM
@@ -49,11 +50,15 @@ cdef extern from "_python.h":
     int lowlat_watch(const lowlat_words*, object) except -1
     bint lowlat_stamp_current(const lowlat_stamp*, PyObject*)
     int lowlat_set_stamp(lowlat_stamp*, object, object) except -1
-    uint64_t lowlat_dict_tag(object)
     enum: LOWLAT_ATTRIBUTES_ARE_IN_DICTS
+    object lowlat_noticed_copy(object)
+    uint64_t lowlat_dict_tag(object)
     int lowlat_value_places(object, int32_t*) except -1
-    void lowlat_put(object, int32_t, PyObject*)
+    PyObject* lowlat_value_at(object, int32_t)
+    void lowlat_put(object, const int32_t*, PyObject* const*, Py_ssize_t)
+    void lowlat_take_out(object, int32_t)
     void lowlat_track(object)
+    bint lowlat_reads_as_tuple(PyObject*)
     PyObject* lowlat_new(PyTypeObject*, PyObject*) except NULL
     void lowlat_give_vectorcall(PyTypeObject*, Py_ssize_t)
     void lowlat_give_subscript(PyTypeObject*, void*)
@@ -109,6 +114,7 @@ cdef extern from "_torch.h":
     bint lowlat_elsewhere(const lowlat_tensor*, int)
     bint lowlat_function_mode_enabled()
     bint lowlat_shim_read(PyObject*, lowlat_tensor*)
+    bint lowlat_shim_pointer(PyObject*, uint64_t*)
     bint lowlat_shim_dtype(PyObject*, int32_t*)
     int lowlat_dlpack_read(PyObject*, lowlat_tensor*) except -1
     int lowlat_current_device()
@@ -217,7 +223,7 @@ REASONS_TEXT = {
     "run replaced": "`run` was set on this object; it is called",
     "subclass": "the kernel, tuner or heuristics is of a subclass of lowlat's class",
     "no driver": "Triton has no active driver yet",
-    "backend": "the active driver is not Triton's CUDA driver or a subclass of it",
+    "backend": "the active driver is neither Triton's CUDA driver nor its HIP driver, nor a subclass of one",
     "forked": "the process was forked, and Triton has not launched in the child yet",
     "unknown triton": "this version of Triton is not known to lowlat",
     "knob": "a knob that is part of the key has a value that lowlat does not know how to key on",
@@ -232,14 +238,15 @@ REASONS_TEXT = {
     "other device": "a tensor is on another CUDA device than the current one: the driver is asked if it can be reached",
     "unreadable": "a tensor's address can only be had, or refused, by torch's own data_ptr()",
     "torch function mode": "a TorchFunctionMode is active, which data_ptr() must go through",
-    "grid": "the grid is not a tuple or list of one to three ints, or a callable",
+    "grid": "the grid, or what a callable returned, is not a tuple or list of one to three ints; or the callable "
+            "changed its arguments",
     "global": "a module global is not what the kernel was compiled with",
     "no context": "the thread has no CUDA context; Triton makes one current",
     "parameters": "the kernel has a parameter with a name that Triton's binder uses, or *args or a keyword-only one in "
                   "a version of Triton that cannot compile it",
     "launcher": "the compiled kernel's launcher or signature is not one lowlat knows",
     "no kernel": "Triton returned no loaded CompiledKernel (a hook declined, or it compiles asynchronously)",
-    "warmup": "warmup=True and no kernel known yet",
+    "warmup": "warmup() or warmup=True, and no kernel known yet: Triton compiled or found it, and lowlat learnt of it",
     "not tuned yet": "the tuner's cache has no entry for the call's key: Triton tunes (or asks its disk cache)",
     "key": "a value of the tuner's key is neither int (64 bits), float, bool, str, None nor a dtype, or is a NaN",
     "config": "the configuration is not a plain triton.Config with a dict of names",
@@ -249,10 +256,11 @@ REASONS_TEXT = {
 REASON_NAMES = ("ok", *REASONS_TEXT)
 assert len(REASON_NAMES) == REASONS
 
-# Plans per kernel, and constexpr strings per kernel, before everything learnt is dropped and learnt again.
+# Plans per kernel, and strings whose number a kernel knows: beyond, the ones not met again make room.
 cdef enum:
     MAX_PLANS = 4096
     MAX_BINDINGS = 256
+    FEW_BINDINGS = 8  # so many shapes of call are compared one by one, before a key is made to look them up
 
 # Tensor maps per descriptor parameter of a plan, before all are dropped and encoded again.
 cdef enum:
@@ -265,14 +273,17 @@ cdef enum:
 cdef enum:
     THROUGH_GETITEM = 0
     THROUGH_RUN = 1
+    THROUGH_WARMUP = 2
 
 cdef enum:
     ROUTE_DRIVER = 1     # cuLaunchKernelEx, parameters packed here
     ROUTE_WRAPPER = 2    # Triton's compiled launch function
-    ROUTE_LAUNCHER = 3   # Triton's launcher object, which allocates scratch memory first
+    ROUTE_LAUNCHER = 3   # Triton's launcher object, which provides for instrumented kernels
     ROUTE_TRITON = 4     # not at all
+    ROUTE_COMPILED = 5   # not yet: Triton loads a kernel when it first launches it
 
-ROUTE_NAMES = {ROUTE_DRIVER: "driver", ROUTE_WRAPPER: "wrapper", ROUTE_LAUNCHER: "launcher", ROUTE_TRITON: "triton"}
+ROUTE_NAMES = {ROUTE_DRIVER: "driver", ROUTE_WRAPPER: "wrapper", ROUTE_LAUNCHER: "launcher", ROUTE_TRITON: "triton",
+               ROUTE_COMPILED: "compiled"}
 
 cdef enum:
     KIND_PLAIN = 0
@@ -362,6 +373,16 @@ cdef PyObject* kernel_run(PyObject* self, PyObject* const* args, Py_ssize_t coun
     return launch(<Kernel>self, NULL, args, count, name_items, keywords, THROUGH_RUN)
 
 
+cdef PyObject* kernel_warmup(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* names) except NULL:
+    """`kernel.warmup(*args, grid=..., **kwargs)`: compile without a launch.  torch dtypes may stand for tensors."""
+    cdef PyObject* const* name_items = NULL
+    cdef Py_ssize_t keywords = 0
+    if names != NULL:
+        name_items = tuple_items(names)
+        keywords = tuple_size(names)
+    return launch(<Kernel>self, NULL, args, count, name_items, keywords, THROUGH_WARMUP)
+
+
 # ---- the launch ---------------------------------------------------------------------------------------------------
 
 cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_ssize_t positional,
@@ -372,7 +393,7 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
     Device and stream are read first and the grid last, as Triton does.
     """
     cdef int reason = live_reason(kernel)
-    if reason == OK and kernel.run_replaced and through == THROUGH_GETITEM:
+    if reason == OK and kernel.run_replaced and through != THROUGH_RUN:
         reason = RUN_REPLACED  # kernel[grid](...) is a call of kernel.run; the caller of kernel.run has looked it up
     if reason != OK:
         return leave(kernel, reason, grid, args, positional, names, keywords, through)
@@ -393,7 +414,9 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
 
     # Borrowed from the kernel, as is the plan below.  Both may go when other Python code runs, so whoever lets it
     # run (a grid callable, the wrapper route, learning) holds what it needs afterwards.
-    cdef PyObject* binding = <PyObject*>kernel.run_binding if through == THROUGH_RUN else <PyObject*>kernel.binding
+    cdef PyObject* binding = <PyObject*>kernel.binding
+    if through != THROUGH_GETITEM:
+        binding = <PyObject*>kernel.run_binding if through == THROUGH_RUN else <PyObject*>kernel.warmup_binding
     if not fits(<Binding>binding, positional, names, keywords):
         binding = find_binding(kernel, positional, names, keywords, through)
         if binding == NULL:
@@ -411,6 +434,13 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
             gathered[kernel.variadic] = <PyObject*>variadic
         arguments = gathered
 
+    cdef bint warmup = False
+    if through != THROUGH_GETITEM:
+        grid = args[(<Binding>binding).grid_source]
+        warmup = warms_up(<Binding>binding, args)
+        if not warmup and args[(<Binding>binding).warmup_source] != Py_False:
+            return leave(kernel, BINDING, grid, args, positional, names, keywords, through)
+
     # The fingerprint: a header, one tag byte per parameter and option, the values of constexprs and options, and a tail
     # for what arguments with contents (tuples, say) are made of.
     cdef Tail tail
@@ -418,36 +448,29 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
     cdef uint64_t* payload = <uint64_t*>alloca((count + TAIL_ROOM) * sizeof(uint64_t))
     fingerprint[0] = state.environment << 32 | <uint64_t><uint32_t>device
     fingerprint[1] = (<Binding>binding).option_names
-    reason = specialize(kernel, <Binding>binding, args, arguments, fingerprint, payload, &tail)
+    reason = specialize_call(kernel, <Binding>binding, args, arguments, fingerprint, payload, &tail)
     if reason != OK:
         return leave(kernel, reason, grid, args, positional, names, keywords, through)
     cdef Py_ssize_t size = ((<Binding>binding).words + tail.words_used) * sizeof(uint64_t)
 
-    cdef bint warmup = False
-    if through == THROUGH_RUN:
-        grid = args[(<Binding>binding).grid_source]
-        warmup = args[(<Binding>binding).warmup_source] == Py_True
-        if not warmup and args[(<Binding>binding).warmup_source] != Py_False:
-            return leave(kernel, BINDING, grid, args, positional, names, keywords, through)
-
-    cdef PyObject* plan = <PyObject*>kernel.last
-    if not matches(<Plan>plan, fingerprint, size):
-        plan = find_plan(kernel, fingerprint, size)
+    cdef PyObject* plan = kernel.plans_.last
+    if not matches(plan, fingerprint, size):
+        plan = find_entry(kernel.plans_, fingerprint, size)
         if plan == NULL:
-            if warmup:
-                return leave(kernel, WARMUP, grid, args, positional, names, keywords, through)
+            return learn(kernel, WARMUP if warmup else FIRST_CALL, <Binding>binding, grid, args, arguments, positional,
+                         names, keywords, through, fingerprint, payload, &tail)
+    if (<Plan>plan).route_ >= ROUTE_TRITON:
+        if (<Plan>plan).route_ == ROUTE_TRITON:
+            return leave(kernel, (<Plan>plan).reason, grid, args, positional, names, keywords, through)
+        if not warmup:
             return learn(kernel, FIRST_CALL, <Binding>binding, grid, args, arguments, positional, names, keywords,
                          through, fingerprint, payload, &tail)
-    if (<Plan>plan).route_ == ROUTE_TRITON:
-        return leave(kernel, (<Plan>plan).reason, grid, args, positional, names, keywords, through)
 
     # The kernel is Triton's: it must still be what Triton would find under the key, or the call is learnt anew.
     cdef PyObject* compiled = (<Plan>plan).compiled
     if not lowlat_stamp_current(&(<Plan>plan).stamp, <PyObject*>kernel.device_caches):
         compiled = cached_kernel(kernel, <Plan>plan)
     if compiled == NULL:
-        if warmup:
-            return leave(kernel, WARMUP, grid, args, positional, names, keywords, through)
         return learn(kernel, FORGOTTEN, <Binding>binding, grid, args, arguments, positional, names, keywords, through,
                      fingerprint, payload, &tail)
 
@@ -456,22 +479,19 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
     if warmup:
         lowlat_hold(compiled)
         return compiled
-    if is_tuple(grid) or is_list(grid):
-        if not parse_grid(grid, blocks):
-            return leave(kernel, GRID, grid, args, positional, names, keywords, through)
-        # Held from here on: with the GIL released, another thread may clear Triton's cache.
-        lowlat_hold(compiled)
-        if (<Plan>plan).route_ != ROUTE_DRIVER:
-            launch_with_wrapper(<Plan>plan, compiled, blocks, stream, arguments, count)
-        elif (<Plan>plan).map_count == 0:
-            result = launch_with_driver(<Plan>plan, blocks, stream, payload, NULL)
-        else:
-            result = launch_with_descriptors(<Plan>plan, compiled, blocks, stream, payload)
-    elif PyCallable_Check(<object>grid):
-        lowlat_hold(compiled)
-        launch_over_callable(kernel, <Plan>plan, compiled, grid, stream, arguments, payload, &tail)
-    else:
+    if not is_tuple(grid) and not is_list(grid) and PyCallable_Check(<object>grid):
+        return launch_over_callable(kernel, <Plan>plan, <object>compiled, grid, stream, arguments,
+                                    <const uint8_t*>(fingerprint + 2), payload, &tail)
+    if not parse_grid(grid, (<Plan>plan).route_, blocks):
         return leave(kernel, GRID, grid, args, positional, names, keywords, through)
+    # Held from here on: with the GIL released, another thread may clear Triton's cache.
+    lowlat_hold(compiled)
+    if (<Plan>plan).route_ != ROUTE_DRIVER:
+        launch_with_wrapper(<Plan>plan, compiled, blocks, stream, arguments, count)
+    elif (<Plan>plan).map_count == 0:
+        result = launch_with_driver(<Plan>plan, blocks, stream, payload, NULL)
+    else:
+        result = launch_with_descriptors(<Plan>plan, compiled, blocks, stream, payload)
     if result != 0:
         lowlat_release(compiled)
         if result == CUDA_ERROR_INVALID_CONTEXT and no_context():
@@ -501,58 +521,64 @@ cdef inline bint fits(Binding binding, Py_ssize_t positional, PyObject* const* n
             and (names == binding.name_items or memcmp(names, binding.name_items, keywords * sizeof(PyObject*)) == 0))
 
 
-cdef inline bint matches(Plan plan, const uint64_t* fingerprint, Py_ssize_t size):
-    return plan is not None and plan.size == size and memcmp(plan.words, fingerprint, size) == 0
+cdef inline bint matches(PyObject* entry, const uint64_t* fingerprint, Py_ssize_t size):
+    return (entry != NULL and (<Entry>entry).size == size
+            and memcmp((<Entry>entry).words, fingerprint, size) == 0)
 
 
-cdef int launch_over_callable(Kernel kernel, Plan borrowed, PyObject* compiled, PyObject* grid, void* stream,
-                              PyObject* const* arguments, uint64_t* payload, const Tail* tail) except -1:
+cdef PyObject* launch_over_callable(Kernel kernel, Plan borrowed, object borrowed_kernel, PyObject* grid, void* stream,
+                                    PyObject* const* arguments, const uint8_t* tags, uint64_t* payload,
+                                    const Tail* tail) except NULL:
     """A callable grid: Triton hands it the live dict of bound arguments and launches with whatever is in it then.
 
     The callable has been called once, so from here on nothing may go to Triton's run(): what is not plain is finished
-    with Triton's own last steps.  `compiled` is the caller's reference, given up if this raises.
+    with Triton's own last steps.
     """
-    cdef Plan plan = borrowed  # held: the callable may drop it
+    cdef Plan plan = borrowed  # held, both: the callable may drop them
+    cdef object compiled = borrowed_kernel
     cdef int32_t blocks[3]
-    cdef dict bound
-    cdef object evaluated
     cdef CUresult result
-    cdef uint64_t tag
-    try:
-        bound = bind_arguments(kernel, arguments)
-        tag = lowlat_dict_tag(bound)
-        evaluated = (<object>grid)(bound)
-        if ((type(evaluated) is not tuple and type(evaluated) is not list)
-                or not parse_grid(<PyObject*>evaluated, blocks)
-                or (tag == 0 or tag != lowlat_dict_tag(bound)) and not still_bound(kernel, bound, arguments)
-                or live_reason(kernel) != OK):
-            kernel.exits_[GRID] += 1
-            state.finish_with_triton(kernel, <object>compiled, evaluated, <uint64_t>stream, bound)
-        elif plan.route_ != ROUTE_DRIVER:
-            call_wrapper(plan, blocks, stream, arguments, kernel.parameter_count)
-        elif not read_addresses(kernel, plan.device, arguments, payload, tail):
-            kernel.exits_[UNREADABLE] += 1
-            state.finish_with_triton(kernel, <object>compiled, evaluated, <uint64_t>stream, bound)
-        else:
-            result = launch_with_tensor_maps(plan, blocks, stream, payload)
-            if result == CUDA_ERROR_INVALID_CONTEXT and no_context():
-                kernel.exits_[NO_CONTEXT] += 1
-                state.finish_with_triton(kernel, <object>compiled, evaluated, <uint64_t>stream, bound)
-            elif result != 0:
-                raise_driver_error(result)
-    except BaseException:
-        lowlat_release(compiled)
-        raise
-    return 0
+    cdef Py_ssize_t i
+    if kernel.bound is None:
+        kernel.bound = named_arguments(dict.fromkeys(kernel.names))
+    cdef dict bound = name_arguments(kernel.bound, arguments, kernel.parameter_count, NULL)
+    cdef uint64_t tag = lowlat_dict_tag(bound)
+    cdef object evaluated = <object>lowlat_call_one(<object>grid, bound)
+    lowlat_release(<PyObject*>evaluated)  # the call's own reference; `evaluated` holds one
+    cdef int reason = OK
+    if (not parse_grid(<PyObject*>evaluated, plan.route_, blocks)
+            or not unwritten(bound, tag) and not still_bound(kernel, bound, arguments)
+            or live_reason(kernel) != OK):
+        reason = GRID
+    elif plan.route_ != ROUTE_DRIVER:
+        call_wrapper(plan, blocks, stream, arguments, kernel.parameter_count)
+    elif not read_addresses(kernel, plan.device, arguments, tags, payload, tail):
+        reason = UNREADABLE
+    else:
+        result = launch_with_tensor_maps(plan, blocks, stream, payload)
+        if result == CUDA_ERROR_INVALID_CONTEXT and no_context():
+            reason = NO_CONTEXT
+        elif result != 0:
+            raise_driver_error(result)
+    if reason != OK:
+        kernel.exits_[reason] += 1
+        state.finish_with_triton(kernel, compiled, evaluated, <uint64_t>stream, bound)
+    elif nobody_has(kernel.bound, bound, tag):
+        for i in range(kernel.parameter_count):
+            if not is_scalar(arguments[i]):
+                lowlat_take_out(bound, kernel.bound.places[i])
+        kernel.bound.spare = bound
+    return lowlat_new_reference(compiled)
 
 
-cdef bint read_addresses(Kernel kernel, int device, PyObject* const* arguments, uint64_t* payload,
-                         const Tail* tail) except -1:
+cdef bint read_addresses(Kernel kernel, int device, PyObject* const* arguments, const uint8_t* tags,
+                         uint64_t* payload, const Tail* tail) except -1:
     """Into the payload, where the tensors are now: a grid callable may move one (resize_, set_), and Triton asks for
     the addresses after it, in tuples and descriptors, too.  False where that takes Triton's launcher."""
     cdef Py_ssize_t i
     cdef PyTypeObject* kind
     cdef uint8_t tag
+    cdef uint64_t pointer
     cdef bint modes_checked = False
     cdef uint64_t words[TAIL_ROOM]
     cdef Tail now = tail[0]
@@ -560,22 +586,24 @@ cdef bint read_addresses(Kernel kernel, int device, PyObject* const* arguments, 
     now.words_used = 0
     now.payload_used = kernel.parameter_count
     for i in range(kernel.parameter_count):
-        if kernel.parameters[i].kind == KIND_CONSTEXPR:
-            continue
         kind = type_of(arguments[i])
         if kind == state.tensor_type or kind == state.parameter_type:
+            if not tags[i] & TAG_TENSOR:
+                continue  # a constexpr
             if not modes_checked:
                 if function_mode_enabled():
                     return False
                 modes_checked = True
+            if (lowlat_torch.rung == LOWLAT_RUNG_SHIM and not lowlat_shim_pointer(arguments[i], &pointer)
+                    and pointer == payload[i]):
+                continue  # where it was, it is on the device that it was on
             if specialize_tensor(&kernel.parameters[i], arguments[i], device, &tag, &payload[i]) != OK:
                 return False
-        elif (tail.words_used != 0 and kernel.parameters[i].kind == KIND_PLAIN and kind != &PyLong_Type
-              and kind != &PyFloat_Type and kind != &PyBool_Type and arguments[i] != Py_None):
+        elif tags[i] & TAG_TENSOR or tags[i] == TAG_ONE_OF_CLASS or TAG_WRAPPED <= tags[i] < TAG_VALUE_INT:
             if specialize_other(kernel, &kernel.parameters[i], arguments[i], kind, device, &tag, &payload[i],
                                 &now) != OK:
                 return False
-    # What was the key is no longer: the kernel stays, but it may find other things in other places.
+    # Otherwise what was the key is no longer: the kernel stays, but it may find other things in other places.
     return now.words_used == tail.words_used and memcmp(words, tail.words, now.words_used * sizeof(uint64_t)) == 0
 
 
@@ -594,6 +622,73 @@ cdef tuple variadic_of(Kernel kernel, PyObject* const* args, Py_ssize_t position
 
 cdef inline PyObject* const* tuple_items(PyObject* items):
     return (<PyTupleObject*>items).ob_item
+
+
+# ---- warmup -------------------------------------------------------------------------------------------------------
+
+cdef enum:
+    NO_WARMUP = -1      # a binding's warmup_source: kernel[grid] never is one,
+    ALWAYS_WARMUP = -2  # kernel.warmup always
+
+
+cdef inline bint warms_up(Binding binding, PyObject* const* args):
+    return binding.warmup_source != NO_WARMUP and (binding.warmup_source == ALWAYS_WARMUP
+                                                   or args[binding.warmup_source] == Py_True)
+
+
+cdef inline int specialize_call(Kernel kernel, Binding binding, PyObject* const* args, PyObject* const* arguments,
+                                uint64_t* fingerprint, uint64_t* payload, Tail* tail) except -1:
+    if warms_up(binding, args):
+        return specialize_warmup(kernel, binding, args, arguments, fingerprint, payload, tail)
+    return specialize(kernel, binding, args, arguments, fingerprint, payload, tail)
+
+
+cdef int specialize_warmup(Kernel kernel, Binding binding, PyObject* const* args, PyObject* const* arguments,
+                           uint64_t* fingerprint, uint64_t* payload, Tail* tail) except -1:
+    """`specialize`, of a call that will not be launched.  Triton's MockTensor and, by position in `warmup()`, a torch
+    dtype have the key of a tensor at address 0, all of whose storage is within reach of 32-bit offsets."""
+    cdef Py_ssize_t i, count = kernel.parameter_count
+    cdef const Parameter* parameter
+    cdef uint8_t* tags = <uint8_t*>(fingerprint + 2)
+    cdef uint8_t* mocks = <uint8_t*>alloca(count + 1)
+    cdef PyObject** others = <PyObject**>alloca((count + 1) * sizeof(PyObject*))
+    cdef int reason
+    for i in range(count):
+        parameter = &kernel.parameters[i]
+        others[i] = arguments[i]
+        mocks[i] = 0
+        if (type_of(arguments[i]) == state.torch_dtype_type and binding.warmup_source == ALWAYS_WARMUP
+                and 0 <= binding.sources[i] < binding.positional):
+            mocks[i] = mock_tag(arguments[i])
+            if mocks[i] == 0 or (parameter.kind != KIND_PLAIN and parameter.kind != KIND_POINTER):
+                return ARGUMENT
+        elif type_of(arguments[i]) == state.mock_type and (parameter.kind == KIND_PLAIN
+                                                           or parameter.kind == KIND_POINTER):
+            attributes = (<object>arguments[i]).__dict__
+            if len(attributes) == 2 and "dtype" in attributes and "shape" in attributes:
+                dtype = attributes["dtype"]
+                mocks[i] = mock_tag(<PyObject*>dtype)
+        if mocks[i] != 0:
+            others[i] = Py_None
+    reason = specialize(kernel, binding, args, others, fingerprint, payload, tail)
+    if reason != OK:
+        return reason
+    for i in range(count):
+        if mocks[i] != 0:
+            parameter = &kernel.parameters[i]
+            tags[i] = TAG_TENSOR if parameter.kind == KIND_POINTER else mocks[i]
+            tags[i] |= divisible(parameter, 0)
+            if lowlat_torch.ranged:
+                tags[i] |= TAG_SMALL
+    return OK
+
+
+cdef int mock_tag(PyObject* dtype) except -1:
+    """The tag of an unaligned tensor of this dtype; 0 where lowlat has none."""
+    if type_of(dtype) != state.torch_dtype_type:
+        return 0
+    code = state.torch_dtypes.get(<object>dtype)
+    return 0 if code is None else TAG_TENSOR + (<int>code << 1)
 
 
 # ---- arguments ----------------------------------------------------------------------------------------------------
@@ -780,7 +875,7 @@ cdef int specialize_annotated(const Parameter* parameter, PyObject* argument, Py
     return OK
 
 
-cdef bint specialize_value(dict strings, PyObject* argument, Value* value) except -1:
+cdef bint specialize_value(Strings strings, PyObject* argument, Value* value) except -1:
     """A constexpr or launch option: type and value, both exact.  False when lowlat has no key for it."""
     cdef PyTypeObject* kind = type_of(argument)
     cdef PyObject* old = value.object
@@ -806,7 +901,7 @@ cdef bint specialize_value(dict strings, PyObject* argument, Value* value) excep
         value.word = 0
     elif kind == &PyUnicode_Type:
         value.tag = TAG_VALUE_STRING
-        value.word = <uint64_t>canonical_string(strings, argument)
+        value.word = number_of(strings, argument)
     elif kind == &PyFloat_Type:
         # By bits: 0.0 and -0.0 differ, a NaN equals itself; Triton's text key agrees or is coarser.
         value.tag = TAG_VALUE_FLOAT
@@ -822,13 +917,20 @@ cdef bint specialize_value(dict strings, PyObject* argument, Value* value) excep
     return True
 
 
-cdef PyObject* canonical_string(dict strings, PyObject* string) except NULL:
-    """Equal strings are mapped to one object that `strings` holds, whose address then is the key."""
-    cdef PyObject* canonical = PyDict_GetItemWithError(strings, <object>string)
-    if canonical == NULL:
-        strings[<object>string] = <object>string
-        canonical = string
-    return canonical
+cdef uint64_t number_of(Strings strings, PyObject* text) except 0:
+    cdef PyObject* known = PyDict_GetItemWithError(strings.recent, <object>text)
+    if known != NULL:
+        return PyLong_AsUnsignedLongLong(<object>known)
+    if len(strings.recent) >= MAX_PLANS:
+        strings.older.clear()
+        strings.older, strings.recent = strings.recent, strings.older
+    known = PyDict_GetItemWithError(strings.older, <object>text)
+    if known == NULL:
+        strings.count += 1
+        strings.recent[<object>text] = strings.count
+        return strings.count
+    strings.recent[<object>text] = <object>known
+    return PyLong_AsUnsignedLongLong(<object>known)
 
 
 cdef int drop_values(Value* values, Py_ssize_t count) except -1:
@@ -1086,7 +1188,7 @@ cdef inline bint all_in_32_bits(const uint64_t* words, Py_ssize_t count):
 cdef str ZERO_PADDING = sys.intern("zero")
 
 
-cdef int specialize_wrapper(dict strings, const Parameter* parameter, PyObject* argument, int device, uint8_t* tag,
+cdef int specialize_wrapper(Strings strings, const Parameter* parameter, PyObject* argument, int device, uint8_t* tag,
                             uint64_t* payload, Tail* tail) except -1:
     """triton.reinterpret(tensor, dtype): the tensor's address and the wrapper's dtype."""
     cdef object base = getattr(<object>argument, "base", None)
@@ -1103,7 +1205,7 @@ cdef int specialize_wrapper(dict strings, const Parameter* parameter, PyObject* 
     return add_dtype(strings, dtype, tail)
 
 
-cdef int specialize_constant(dict strings, PyObject* argument, uint8_t* tag, Tail* tail) except -1:
+cdef int specialize_constant(Strings strings, PyObject* argument, uint8_t* tag, Tail* tail) except -1:
     """A tl.constexpr where a run-time value could be: its value is part of the key.  It can be assigned, so it is
     looked at each time."""
     cdef Value value
@@ -1124,7 +1226,7 @@ cdef int specialize_constant(dict strings, PyObject* argument, uint8_t* tag, Tai
     return add_word(tail, value.word)
 
 
-cdef int specialize_kernel(dict strings, PyObject* argument, PyTypeObject* kind, uint8_t* tag, Tail* tail) except -1:
+cdef int specialize_kernel(Strings strings, PyObject* argument, PyTypeObject* kind, uint8_t* tag, Tail* tail) except -1:
     """A kernel as an argument: Triton keys on its `cache_key`, which is `hash` once that has been computed."""
     hashed = (<object>argument).hash
     if type(hashed) is not str:
@@ -1132,17 +1234,17 @@ cdef int specialize_kernel(dict strings, PyObject* argument, PyTypeObject* kind,
     tag[0] = TAG_KERNEL
     if add_word(tail, <uint64_t>kind) != OK:
         return ARGUMENT
-    return add_word(tail, <uint64_t>canonical_string(strings, <PyObject*>hashed))
+    return add_word(tail, number_of(strings, <PyObject*>hashed))
 
 
-cdef int add_dtype(dict strings, object dtype, Tail* tail) except -1:
+cdef int add_dtype(Strings strings, object dtype, Tail* tail) except -1:
     """torch's dtypes live for ever; Triton's can be made by anyone, and are their names."""
     if type_of(<PyObject*>dtype) == state.torch_dtype_type:
         return add_word(tail, <uint64_t><PyObject*>dtype)
     if type_of(<PyObject*>dtype) != state.triton_dtype_type or type(dtype.name) is not str:
         return ARGUMENT
     name = dtype.name
-    return add_word(tail, <uint64_t>canonical_string(strings, <PyObject*>name))
+    return add_word(tail, number_of(strings, <PyObject*>name))
 
 
 cdef inline int add_word(Tail* tail, uint64_t word):
@@ -1228,19 +1330,23 @@ cdef enum:
     TEXT_IDENTITY
 
 
-# Such a value is written out as bytes, type-strictly; equal bytes are mapped to one object in `strings`, whose address
-# then is the key.  What is named in the bytes by its address is held there, too.
+# Such a value is written out as bytes, type-strictly, and known by their number.  What is named in the bytes by its
+# address is held with them, for as long as they have that number.
+class Contents(bytes):
+    """The bytes, with `named`."""
+
+
 cdef struct Text:
     Py_ssize_t size
     bint fixed      # whether the same object will always give the same bytes
     char bytes[TEXT_ROOM]
 
 
-cdef bint specialize_contents(dict strings, PyObject* argument, Value* value, bint is_option) except -1:
+cdef bint specialize_contents(Strings strings, PyObject* argument, Value* value, bint is_option) except -1:
     """A constexpr or launch option that `specialize_value` has no word for; False where lowlat has none either.
     Triton looks constexprs up by hash and equality, options by their text."""
     cdef Text text
-    cdef PyObject* canonical
+    cdef PyObject* known
     cdef PyObject* old
     named = []
     text.size = 0
@@ -1251,13 +1357,15 @@ cdef bint specialize_contents(dict strings, PyObject* argument, Value* value, bi
         key = (type(<object>argument), <object>argument)
     else:
         return False
-    canonical = PyDict_GetItemWithError(strings, key)
-    if canonical == NULL:
-        holder = (key, named)
-        strings[key] = holder
-        canonical = <PyObject*>holder
     value.tag = TAG_VALUE_CONTENTS
-    value.word = <uint64_t>canonical
+    known = PyDict_GetItemWithError(strings.recent, key)
+    if known != NULL:
+        value.word = PyLong_AsUnsignedLongLong(<object>known)
+    else:
+        if type(key) is bytes:
+            key = Contents(key)
+            key.named = named
+        value.word = number_of(strings, <PyObject*>key)
     old = value.object
     value.object = NULL
     if text.fixed:
@@ -1290,7 +1398,7 @@ cdef frozenset VALUE_TYPES = frozenset((int, bytes, complex, range, type(len)))
 cdef frozenset numpy_types = None
 
 
-cdef bint write_value(Text* text, dict strings, PyObject* argument, list named, bint is_option) except -1:
+cdef bint write_value(Text* text, Strings strings, PyObject* argument, list named, bint is_option) except -1:
     """Append what the value is; False where it takes Python code to tell, or there is no room."""
     cdef PyTypeObject* kind = type_of(argument)
     cdef Py_ssize_t i
@@ -1330,7 +1438,7 @@ cdef bint write_value(Text* text, dict strings, PyObject* argument, list named, 
         text.fixed = False
         hashed = (<object>argument).hash
         return (type(hashed) is str and write_word(text, TEXT_KERNEL, <uint64_t>kind)
-                and write_word(text, TEXT_KERNEL, <uint64_t>canonical_string(strings, <PyObject*>hashed)))
+                and write_word(text, TEXT_KERNEL, number_of(strings, <PyObject*>hashed)))
     if hashes_as(kind, &PyBaseObject_Type) or is_plain_enum(<object>argument):
         # Equal to itself and nothing else, so an identity.
         text.fixed = False
@@ -1364,8 +1472,8 @@ cdef inline bint function_mode_enabled() except -1:
 
 cdef bint read_tensor(PyObject* argument, lowlat_tensor* tensor) except -1:
     """By DLPack or by Python.  False: torch refuses, and Triton must say so in its own words."""
-    if lowlat_torch.ranged:
-        tensor.small = (<object>argument).untyped_storage().size() <= INT32_MAX
+    if lowlat_torch.ranged and not read_range(argument, tensor):
+        return False
     if lowlat_torch.rung == LOWLAT_RUNG_DLPACK:
         try:
             lowlat_dlpack_read(argument, tensor)
@@ -1375,6 +1483,14 @@ cdef bint read_tensor(PyObject* argument, lowlat_tensor* tensor) except -1:
     if lowlat_torch.rung == LOWLAT_RUNG_PYTHON:
         return read_tensor_with_python(<object>argument, tensor)
     return False
+
+
+cdef bint read_range(PyObject* argument, lowlat_tensor* tensor) except -1:
+    try:
+        tensor.small = (<object>argument).untyped_storage().size() <= INT32_MAX
+    except RuntimeError:
+        return False  # it has no storage
+    return True
 
 
 cdef bint read_tensor_with_python(object argument, lowlat_tensor* tensor) except -1:
@@ -1399,17 +1515,20 @@ cdef PyObject* find_binding(Kernel kernel, Py_ssize_t positional, PyObject* cons
                             int through) except? NULL:
     """The binding of this shape of call, resolved once, borrowed from the kernel; NULL where Triton's binder would
     raise."""
-    cdef tuple name_tuple = PyTuple_New(keywords)
-    cdef Py_ssize_t i
-    for i in range(keywords):
-        Py_INCREF(<object>names[i])
-        PyTuple_SET_ITEM(name_tuple, i, <object>names[i])
+    cdef Py_ssize_t i = 0, position = 0
+    cdef PyObject* key
+    cdef PyObject* known
+    while i < FEW_BINDINGS and PyDict_Next(kernel.bindings, &position, &key, &known):
+        if (<Binding>known).through == through and fits(<Binding>known, positional, names, keywords):
+            return use_binding(kernel, <Binding>known)
+        i += 1
+    cdef tuple name_tuple = values_of(names, keywords)
     cdef object shape = (through, positional, name_tuple)
     cdef Binding binding = kernel.bindings.get(shape)
     if binding is None and max(len(kernel.bindings), len(kernel.option_names)) >= MAX_BINDINGS:
         # Option names are numbered, and the numbers stand in fingerprints: all or nothing.
         forget(kernel)
-        kernel.binding = kernel.run_binding = None
+        kernel.binding = kernel.run_binding = kernel.warmup_binding = None
         kernel.bindings.clear()
         kernel.option_names.clear()
     if binding is None:
@@ -1417,8 +1536,14 @@ cdef PyObject* find_binding(Kernel kernel, Py_ssize_t positional, PyObject* cons
         if binding is None:
             return NULL
         kernel.bindings[shape] = binding
-    if through == THROUGH_RUN:
+    return use_binding(kernel, binding)
+
+
+cdef inline PyObject* use_binding(Kernel kernel, Binding binding):
+    if binding.through == THROUGH_RUN:
         kernel.run_binding = binding
+    elif binding.through == THROUGH_WARMUP:
+        kernel.warmup_binding = binding
     else:
         kernel.binding = binding
     return <PyObject*>binding
@@ -1430,12 +1555,13 @@ cdef Binding resolve_binding(Kernel kernel, Py_ssize_t positional, tuple names, 
     cdef Binding binding = Binding.__new__(Binding)
     if (positional > kernel.positional and kernel.variadic < 0) or positional + len(names) > 32000:
         return None
+    binding.through = through
     binding.positional = positional
     binding.keywords = len(names)
     binding.names = names
     binding.name_items = <PyObject**>tuple_items(<PyObject*>names)
     binding.grid_source = -1
-    binding.warmup_source = -1
+    binding.warmup_source = ALWAYS_WARMUP if through == THROUGH_WARMUP else NO_WARMUP
     binding.sources = <int16_t*>malloc((count + 1) * sizeof(int16_t))
     binding.option_sources = <int16_t*>malloc((len(names) + 1) * sizeof(int16_t))
     binding.option_values = <Value*>calloc(len(names) + 1, sizeof(Value))
@@ -1445,9 +1571,10 @@ cdef Binding resolve_binding(Kernel kernel, Py_ssize_t positional, tuple names, 
         binding.sources[i] = <int16_t>i if i < positional and i < kernel.positional else -1
     options = []
     for i, name in enumerate(names):
-        if name == "self" or (through == THROUGH_GETITEM and name in ("grid", "warmup")):
+        if (name == "self" or (through == THROUGH_GETITEM and name == "grid")
+                or (through != THROUGH_RUN and name == "warmup")):
             return None  # taken by Triton's own run()
-        elif through == THROUGH_RUN and name == "grid":
+        elif through != THROUGH_GETITEM and name == "grid":
             binding.grid_source = <int>(positional + i)
         elif through == THROUGH_RUN and name == "warmup":
             binding.warmup_source = <int>(positional + i)
@@ -1460,7 +1587,9 @@ cdef Binding resolve_binding(Kernel kernel, Py_ssize_t positional, tuple names, 
         else:
             binding.option_sources[len(options)] = <int16_t>(positional + i)
             options.append(name)
-    if through == THROUGH_RUN and (binding.grid_source < 0 or binding.warmup_source < 0):
+    if through != THROUGH_GETITEM and binding.grid_source < 0:
+        return None
+    if through == THROUGH_RUN and binding.warmup_source == NO_WARMUP:
         return None
     for i in range(count):
         if binding.sources[i] < 0 and kernel.parameters[i].default == NULL and i != kernel.variadic:
@@ -1471,15 +1600,6 @@ cdef Binding resolve_binding(Kernel kernel, Py_ssize_t positional, tuple names, 
     # header | tags, padded | constexpr values | option values
     binding.words = 2 + (count + binding.options + 8) // 8 + kernel.constexpr_count + binding.options
     return binding
-
-
-cdef dict bind_arguments(Kernel kernel, PyObject* const* arguments):
-    """Triton's `bound_args`: every parameter's name and value, in order."""
-    cdef dict bound = PyDict_Copy(kernel.template)  # cheaper than growing a new one
-    cdef Py_ssize_t i
-    for i in range(kernel.parameter_count):
-        PyDict_SetItem(bound, <object>PyTuple_GET_ITEM(kernel.names, i), <object>arguments[i])
-    return bound
 
 
 cdef bint still_bound(Kernel kernel, dict bound, PyObject* const* arguments) except -1:
@@ -1496,21 +1616,141 @@ cdef bint still_bound(Kernel kernel, dict bound, PyObject* const* arguments) exc
     return True
 
 
-# ---- plans --------------------------------------------------------------------------------------------------------
+# ---- what fingerprints stand for ------------------------------------------------------------------------------------
 
-cdef PyObject* find_plan(Kernel kernel, const uint64_t* fingerprint, Py_ssize_t size) except? NULL:
-    """The plan of a fingerprint that is not the last one's, borrowed from the kernel, or NULL."""
-    cdef PyObject* found = <PyObject*>kernel.second
-    cdef Plan plan
-    if not matches(<Plan>found, fingerprint, size):
-        found = PyDict_GetItemWithError(kernel.plans_, PyBytes_FromStringAndSize(<const char*>fingerprint, size))
-        if found == NULL:
+cdef PyObject* find_entry(Table table, const uint64_t* fingerprint, Py_ssize_t size):
+    """The entry of a fingerprint that is not the last one's, borrowed from the table, or NULL.  No Python code runs."""
+    cdef PyObject* found = table.second
+    cdef Slot* slot
+    if not matches(found, fingerprint, size):
+        slot = find_slot(table, fingerprint, size, hash_of(fingerprint, size))
+        if slot.number == 0:
             return NULL
-    plan = <Plan>found
-    kernel.second = kernel.last
-    kernel.last = plan
+        found = entry_at(table, slot.number - 1)
+    (<Entry>found).used = True
+    table.second = table.last
+    table.last = found
     return found
 
+
+cdef inline Slot* find_slot(Table table, const uint64_t* fingerprint, Py_ssize_t size, uint32_t hash):
+    """Where the entry of a fingerprint is, or the empty slot where it would go.  The hash only says where to look:
+    entries are told apart by the fingerprint itself."""
+    cdef uint32_t place = hash
+    cdef Slot* slot
+    while True:
+        slot = &table.slots[place & table.mask]
+        if slot.number == 0 or (slot.hash == hash
+                                and matches(entry_at(table, slot.number - 1), fingerprint, size)):
+            return slot
+        place += 1
+
+
+cdef inline PyObject* entry_at(Table table, Py_ssize_t index):
+    return (<PyListObject*><PyObject*>table.entries).ob_item[index]
+
+
+cdef inline uint32_t hash_of(const uint64_t* words, Py_ssize_t size):
+    # The factors are odd numbers without pattern: the fractions of the golden ratio and of the square root of 2.
+    cdef uint64_t hash = <uint64_t>size
+    cdef const uint64_t* end = words + size // <Py_ssize_t>sizeof(uint64_t)
+    if size & <Py_ssize_t>sizeof(uint64_t):
+        end -= 1
+        hash += end[0]
+    while words != end:
+        hash = (hash ^ words[0]) * <uint64_t>0x9E3779B97F4A7C15 + words[1] * <uint64_t>0x6A09E667F3BCC909
+        hash ^= hash >> 32
+        words += 2
+    hash *= <uint64_t>0x9E3779B97F4A7C15
+    return <uint32_t>(hash >> 32)
+
+
+cdef int add_entry(Table table, Entry entry, bytes fingerprint) except -1:
+    """Under its fingerprint, in place of the one that is there: what that stood for is gone."""
+    cdef Py_ssize_t index, size = len(fingerprint)
+    cdef uint32_t hash
+    cdef Slot* slot
+    entry.fingerprint = fingerprint
+    entry.words = <const uint64_t*>PyBytes_AS_STRING(fingerprint)
+    entry.size = <int>size
+    hash = hash_of(entry.words, size)
+    slot = find_slot(table, entry.words, size, hash)
+    if slot.number == 0:
+        if len(table.entries) < MAX_PLANS:
+            if 2 * len(table.entries) > <Py_ssize_t>table.mask:
+                grow(table)
+            index = len(table.entries)
+            table.entries.append(None)
+        else:
+            index = evict(table)
+        slot = find_slot(table, entry.words, size, hash)  # not where it was
+        slot.hash = hash
+        slot.number = <uint32_t>(index + 1)
+    index = slot.number - 1
+    cdef object replaced = table.entries[index]  # goes at the end, since that may run Python code
+    table.entries[index] = entry
+    table.second = NULL if table.last == <PyObject*>replaced else table.last
+    table.last = <PyObject*>entry
+    return 0
+
+
+cdef int grow(Table table) except -1:
+    cdef uint32_t i, place, count = table.mask + 1
+    cdef Slot* slots = <Slot*>calloc(2 * count, sizeof(Slot))
+    if slots == NULL:
+        raise MemoryError()
+    for i in range(count):
+        if table.slots[i].number != 0:
+            place = table.slots[i].hash & (2 * count - 1)
+            while slots[place].number != 0:
+                place = (place + 1) & (2 * count - 1)
+            slots[place] = table.slots[i]
+    free(table.slots)
+    table.slots = slots
+    table.mask = 2 * count - 1
+    return 0
+
+
+cdef Py_ssize_t evict(Table table):
+    """The index of an entry that has not been found again since the hand last came by; its slot is free."""
+    cdef PyObject* entry
+    while True:
+        table.hand = table.hand + 1 if table.hand + 1 < MAX_PLANS else 0
+        entry = entry_at(table, table.hand)
+        if not (<Entry>entry).used and entry != table.last and entry != table.second:
+            break
+        (<Entry>entry).used = False
+    free_slot(table, find_slot(table, (<Entry>entry).words, (<Entry>entry).size,
+                               hash_of((<Entry>entry).words, (<Entry>entry).size)))
+    return table.hand
+
+
+cdef int free_slot(Table table, Slot* slot):
+    """Those that had gone further because slots were taken move up, so that no look-up ends at the hole."""
+    cdef uint32_t hole = <uint32_t>(slot - table.slots)
+    cdef uint32_t place = hole
+    while True:
+        place = (place + 1) & table.mask
+        if table.slots[place].number == 0:
+            break
+        if ((place - table.slots[place].hash) & table.mask) >= ((place - hole) & table.mask):
+            table.slots[hole] = table.slots[place]
+            hole = place
+    table.slots[hole].number = 0
+    return 0
+
+
+cdef int clear_table(Table table) except -1:
+    cdef list none = [], entries = table.entries
+    table.entries = none
+    table.last = table.second = NULL
+    table.hand = 0
+    memset(table.slots, 0, (<size_t>table.mask + 1) * sizeof(Slot))
+    entries.clear()  # may run Python code
+    return 0
+
+
+# ---- plans --------------------------------------------------------------------------------------------------------
 
 cdef PyObject* cached_kernel(Kernel kernel, Plan plan) except? NULL:
     """The plan's CompiledKernel if Triton's cache still holds just that object under its key; borrowed."""
@@ -1536,13 +1776,12 @@ cdef PyObject* cached_kernel(Kernel kernel, Plan plan) except? NULL:
 cdef PyObject* learn(Kernel kernel, int reason, Binding borrowed, PyObject* grid, PyObject* const* args,
                      PyObject* const* arguments, Py_ssize_t positional, PyObject* const* names, Py_ssize_t keywords,
                      int through, uint64_t* fingerprint, uint64_t* payload, Tail* tail) except NULL:
-    """Let Triton launch this call and keep a plan of what it launched."""
+    """Let Triton launch this call, or compile it, and keep a plan of what came of that."""
+    if through == THROUGH_WARMUP:
+        # Triton's warmup() comes back through `run`, with stand-ins for tensors, and learns there.
+        return leave(kernel, reason, grid, args, positional, names, keywords, through)
     cdef Binding binding = borrowed  # held: Triton's launch runs Python code
     cdef Py_ssize_t i, count = kernel.parameter_count
-    if len(kernel.plans_) >= MAX_PLANS or len(kernel.strings) >= MAX_PLANS:
-        forget(kernel)
-        if specialize(kernel, binding, args, arguments, fingerprint, payload, tail) != OK:
-            return leave(kernel, reason, grid, args, positional, names, keywords, through)
     cdef Py_ssize_t size = (binding.words + tail.words_used) * sizeof(uint64_t)
     cdef bytes before = PyBytes_FromStringAndSize(<const char*>fingerprint, size)
     cdef uint32_t device = <uint32_t>fingerprint[0]
@@ -1559,34 +1798,27 @@ cdef PyObject* learn(Kernel kernel, int reason, Binding borrowed, PyObject* grid
 
     # Triton may have run hooks and user code: learn only if the call still is the one it was, in the same state.
     if (live_reason(kernel) != OK or state.generation != generation
-            or specialize(kernel, binding, args, arguments, fingerprint, payload, tail) != OK
+            or specialize_call(kernel, binding, args, arguments, fingerprint, payload, tail) != OK
             or (binding.words + tail.words_used) * sizeof(uint64_t) != <size_t>size
             or memcmp(fingerprint, PyBytes_AS_STRING(before), size) != 0):
         Py_INCREF(result)
         return <PyObject*>result
-    cdef Plan plan = state.describe(kernel, result, device)
+    cdef Plan plan = state.describe(kernel, result, device, warms_up(binding, args))
     if plan is not None:
-        plan.fingerprint = before
-        plan.words = <const uint64_t*>PyBytes_AS_STRING(before)
-        plan.size = size
         plan.keepalive = tuple(keepalive)
-        kernel.plans_[before] = plan
-        kernel.second = kernel.last
-        kernel.last = plan
+        add_entry(kernel.plans_, plan, before)
     Py_INCREF(result)
     return <PyObject*>result
 
 
 cdef int forget(Kernel kernel) except -1:
-    """Drop every plan of this kernel and what their fingerprints refer to."""
-    kernel.last = None
-    kernel.second = None
-    kernel.plans_.clear()
-    # The words of strings seen last are addresses in `strings`.
+    """Drop every plan of this kernel, and what their fingerprints name."""
+    clear_table(kernel.plans_)
+    kernel.strings.recent.clear()
+    kernel.strings.older.clear()
     drop_values(kernel.values, kernel.constexpr_count)
     for binding in kernel.bindings.values():
         drop_values((<Binding>binding).option_values, (<Binding>binding).options)
-    kernel.strings.clear()
     return 0
 
 
@@ -1649,37 +1881,128 @@ cdef bint compare_global(Global item, PyObject* current) except -1:
     return True
 
 
+# ---- dicts of arguments -------------------------------------------------------------------------------------------
+
+# Who gets a dict with each call may keep it or write to it.  If he did neither, which is the rule, it is filled again
+# for the next call: two dozen stores, and mostly not even those, since numbers and strings stay in it.  Nothing else
+# does: a tensor is not kept alive.  A call within the call, or in another thread, finds no spare dict and makes one.
+
+cdef NamedArguments named_arguments(dict template):
+    cdef NamedArguments named = NamedArguments.__new__(NamedArguments)
+    named.names = tuple(template)
+    named.count = len(template)
+    named.template = template
+    named.places = <int32_t*>malloc((named.count + 1) * sizeof(int32_t))
+    if named.places == NULL:
+        raise MemoryError()
+    named.places_known = lowlat_value_places(template, named.places)
+    return named
+
+
+cdef inline dict name_arguments(NamedArguments named, PyObject* const* args, Py_ssize_t positional, PyObject* grid):
+    """A dict of `args` under the names.  With a grid, that and `warmup`, which is in the template, come between the
+    positional arguments and the others."""
+    cdef Py_ssize_t given = 0 if grid == NULL else 2
+    cdef dict bound = named.spare
+    if bound is None:
+        bound = lowlat_noticed_copy(named.template)
+    else:
+        named.spare = None
+    set_arguments(named, bound, 0, args, positional)
+    if grid != NULL:
+        set_arguments(named, bound, positional, &grid, 1)
+    set_arguments(named, bound, positional + given, args + positional, named.count - positional - given)
+    lowlat_track(bound)
+    return bound
+
+
+cdef inline int set_arguments(NamedArguments named, dict bound, Py_ssize_t first, PyObject* const* args,
+                              Py_ssize_t count) except -1:
+    cdef Py_ssize_t i
+    if named.places_known:
+        lowlat_put(bound, named.places + first, args, count)
+    else:
+        for i in range(count):
+            PyDict_SetItem(bound, <object>PyTuple_GET_ITEM(named.names, first + i), <object>args[i])
+    return 0
+
+
+cdef inline bint is_scalar(PyObject* argument):
+    cdef PyTypeObject* kind = type_of(argument)
+    return (kind == &PyLong_Type or kind == &PyUnicode_Type or kind == &PyBool_Type or kind == &PyFloat_Type
+            or argument == Py_None)
+
+
+cdef inline bint unwritten(dict bound, uint64_t tag):
+    """Whether a dict is as it was when it had this tag; False where CPython cannot tell."""
+    return tag != 0 and tag == lowlat_dict_tag(bound)
+
+
+cdef inline bint nobody_has(NamedArguments named, dict bound, uint64_t tag):
+    """After the call: whether the dict can be used for the next, once what it must not keep alive is taken out."""
+    return Py_REFCNT(<PyObject*>bound) == 1 and named.places_known and unwritten(bound, tag)
+
+
 # ---- grid ---------------------------------------------------------------------------------------------------------
 
-cdef inline bint parse_grid(PyObject* grid, int32_t* blocks) except -1:
-    """One to three ints (more are ignored, as Triton does); False for everything else, which is Triton's."""
+cdef inline bint parse_grid(PyObject* grid, int route, int32_t* blocks) except -1:
+    """One to three ints (more are ignored, as Triton does), or what is one to Triton's launcher without a line of
+    Python; False for everything else, which is Triton's."""
     cdef Py_ssize_t size, i
     cdef PyObject** items
-    if is_tuple(grid):
+    if is_list(grid):
+        size = list_size(grid)
+        items = (<PyListObject*>grid).ob_item
+    elif is_tuple(grid) or type_of(grid) == state.size_type or lowlat_reads_as_tuple(grid):
         size = tuple_size(grid)
         items = <PyObject**>tuple_items(grid)
     else:
-        size = list_size(grid)
-        items = (<PyListObject*>grid).ob_item
+        return False
     if size < 1:
         return False
     blocks[1] = 1
     blocks[2] = 1
     cdef int64_t number
     for i in range(size if size < 3 else 3):
-        if type_of(items[i]) != &PyLong_Type:
-            return False
-        if not lowlat_compact_int(items[i], &number):
-            if not long_block(items[i], &number):
+        if type_of(items[i]) != &PyLong_Type or not lowlat_compact_int(items[i], &number):
+            if not other_block(items[i], route, &number):
                 return False
         blocks[i] = <int32_t>number
     return True
 
 
-cdef bint long_block(PyObject* item, int64_t* number) except -1:
+cdef bint other_block(PyObject* item, int route, int64_t* number) except -1:
+    """A big int, a bool or another subclass of int, numpy's integers, and tl.constexpr, which is what arithmetic with
+    a constexpr gives."""
     cdef int overflow = 0
-    number[0] = PyLong_AsLongLongAndOverflow(<object>item, &overflow)
+    cdef object index = <object>item
+    if type_of(item) != &PyLong_Type:
+        if route == ROUTE_LAUNCHER:
+            return False  # Triton's launcher object multiplies the items as they are
+        if type_of(item) == <PyTypeObject*>state.constexpr_type:
+            index = index.value
+            if type(index) is not int or state.constexpr_type.__index__ is not state.constexpr_index:
+                return False
+        elif not isinstance(index, int):
+            if not is_numpy_integer(type_of(item)):
+                return False
+            index = PyNumber_Index(index)
+    number[0] = PyLong_AsLongLongAndOverflow(index, &overflow)
     return overflow == 0 and INT32_MIN <= number[0] <= INT32_MAX
+
+
+cdef bint is_numpy_integer(PyTypeObject* kind) except -1:
+    """Not a subclass of one, whose __index__ may be in Python."""
+    if state.numpy_integers is None:
+        numpy = sys.modules.get("numpy")
+        if not hasattr(numpy, "sctypeDict"):
+            return False
+        state.numpy_integers = tuple([known for known in set(numpy.sctypeDict.values())
+                                      if issubclass(known, numpy.integer) and known is not numpy.timedelta64])
+    for known in state.numpy_integers:
+        if kind == <PyTypeObject*>known:
+            return True
+    return False
 
 
 # ---- tensor maps --------------------------------------------------------------------------------------------------
@@ -1840,24 +2163,44 @@ cdef int launch_with_wrapper(Plan borrowed, PyObject* compiled, const int32_t* b
 cdef int call_wrapper(Plan plan, const int32_t* blocks, void* stream, PyObject* const* arguments,
                       Py_ssize_t count) except -1:
     """Triton's compiled launch function packs and launches; no hooks are set, so none is passed."""
-    cdef Py_ssize_t i
-    cdef tuple values = PyTuple_New(count)
-    for i in range(count):
-        Py_INCREF(<object>arguments[i])
-        PyTuple_SET_ITEM(values, i, <object>arguments[i])
-    cdef tuple leading
-    function = PyLong_FromVoidPtr(plan.function)
-    if plan.route_ == ROUTE_LAUNCHER:
-        leading = (blocks[0], blocks[1], blocks[2], <uint64_t>stream, function, plan.packed_metadata, None, None, None)
-        PyObject_Call(plan.launcher, leading + values, None)
-    elif plan.flat_arguments:
-        leading = (blocks[0], blocks[1], blocks[2], <uint64_t>stream, function, plan.cooperative, plan.pdl, None, None,
-                   plan.packed_metadata, None, None, None)
-        PyObject_Call(plan.launch, leading + values, None)
+    # (HIP's launchers call the exit hook with the error of a failed launch set, which even an empty one does not bear.)
+    cdef Py_ssize_t i, place
+    cdef Py_ssize_t before = PyTuple_GET_SIZE(plan.before), after = PyTuple_GET_SIZE(plan.after)
+    cdef tuple held = values_of(arguments, count)
+    cdef object memory = None
+    if plan.scratch_size is not None:
+        # Also where nothing will be launched; of the user's allocator, which may do anything.
+        memory = state.allocate(<object>blocks[0] * blocks[1] * blocks[2] * plan.scratch_size, plan.scratch_align,
+                                <uint64_t>stream)
+    cdef tuple values = PyTuple_New(before + 5 + after + (count if plan.flat_arguments else 1))
+    for i in range(before):
+        put(values, i, <object>PyTuple_GET_ITEM(plan.before, i))
+    for i in range(3):
+        put(values, before + i, blocks[i])
+    put(values, before + 3, <uint64_t>stream)
+    put(values, before + 4, PyLong_FromVoidPtr(plan.function))
+    place = before + 5
+    for i in range(after):
+        if i == plan.scratch:
+            put(values, place + i, memory)
+        elif i == plan.exit_hook:
+            put(values, place + i, state.exit_hook())
+        else:
+            put(values, place + i, <object>PyTuple_GET_ITEM(plan.after, i))
+    place += after
+    if plan.flat_arguments:
+        for i in range(count):
+            put(values, place + i, <object>PyTuple_GET_ITEM(held, i))
     else:
-        PyObject_Call(plan.launch, (
-            blocks[0], blocks[1], blocks[2], <uint64_t>stream, function, plan.cooperative, plan.pdl,
-            plan.packed_metadata, None, None, None, None, None, plan.annotations, plan.signature, values), None)
+        put(values, place, held)
+    PyObject_Call(plan.function_object, values, None)
+    return 0
+
+
+cdef inline int put(tuple values, Py_ssize_t i, object value) except -1:
+    """Into a tuple that nobody else has seen."""
+    Py_INCREF(value)
+    PyTuple_SET_ITEM(values, i, value)
     return 0
 
 
@@ -1880,9 +2223,8 @@ cdef PyObject* leave(Kernel kernel, int reason, PyObject* grid, PyObject* const*
                      PyObject* const* names, Py_ssize_t keywords, int through) except NULL:
     """Hand the unlaunched call to Triton, as it came, and count why.  Returns a new reference."""
     cdef Py_ssize_t i
-    kernel.exits_[reason] += 1
-    if len(kernel.strings) > 2 * MAX_PLANS:
-        forget(kernel)
+    if through != THROUGH_WARMUP:
+        kernel.exits_[reason] += 1  # (Triton's warmup() is a call of `run`, which counts it)
     cdef tuple values = PyTuple_New(positional)
     for i in range(positional):
         Py_INCREF(<object>args[i])
@@ -1893,6 +2235,8 @@ cdef PyObject* leave(Kernel kernel, int reason, PyObject* grid, PyObject* const*
     cdef object result
     if through == THROUGH_RUN:
         result = state.run_with_triton(kernel, values, named)
+    elif through == THROUGH_WARMUP:
+        result = state.warmup_with_triton(kernel, values, named)
     else:
         result = state.launch_with_triton(kernel, <object>grid, values, named)
     if state.forked:
@@ -2105,8 +2449,6 @@ cdef tuple seen_items(object sequence):
 cdef int drop_shapes(Outer outer) except -1:
     outer.shape = None
     outer.shapes = {}
-    if isinstance(outer, Tuner):
-        (<Tuner>outer).strings = {}  # fingerprints, which are in shapes, hold addresses of these
     return 0
 
 
@@ -2244,9 +2586,7 @@ cdef PyObject* known_additions(Tuner tuner, PyObject* const* args, Py_ssize_t po
         fingerprint = <uint64_t*>alloca(size)
         if key_fingerprint(tuner, <TunerShape>shape, args, fingerprint) != OK or list_size(configs) == 0:
             return NULL
-        choice = <PyObject*>(<TunerShape>shape).last
-        if not chosen(<Choice>choice, fingerprint, size):
-            choice = find_choice(<TunerShape>shape, fingerprint, size)
+        choice = find_choice(<TunerShape>shape, fingerprint, size)
         if choice == NULL or not lowlat_stamp_current(&(<Choice>choice).stamp, <PyObject*>tuner.cache):
             return NULL
         config[0] = (<Choice>choice).config
@@ -2325,7 +2665,7 @@ cdef TunerShape resolve_tuner_shape(Tuner tuner, Py_ssize_t positional, tuple na
         shape.typed_sources[i] = place
     # a word per value in the key | a tag each, and one per argument that may have a dtype, padded
     shape.words = len(keys) + (len(keys) + len(typed) + 8) // 8
-    shape.choices = {}
+    shape.choices = Table.__new__(Table)
     shape.only = Choice.__new__(Choice)
     return shape
 
@@ -2340,14 +2680,9 @@ cdef Choice choose(Tuner tuner, TunerShape shape, PyObject* const* args, int* re
     if reason[0] != OK:
         return None
     known = find_choice(shape, fingerprint, size)
-    choice = new_choice(tuner, shape, args, fingerprint, size) if known == NULL else <Choice>known
+    choice = new_choice(shape, args, fingerprint, size) if known == NULL else <Choice>known
     reason[0] = look_into_cache(tuner, choice)
     return choice
-
-
-cdef inline bint chosen(Choice choice, const uint64_t* fingerprint, Py_ssize_t size):
-    return (choice is not None and choice.size == size
-            and memcmp(choice.fingerprint_words, fingerprint, size) == 0)
 
 
 cdef int key_fingerprint(Tuner tuner, TunerShape shape, PyObject* const* args, uint64_t* fingerprint) except -1:
@@ -2421,33 +2756,16 @@ cdef bint dtype_with_python(object argument, int32_t* dtype) except -1:
     return True
 
 
-cdef PyObject* find_choice(TunerShape shape, const uint64_t* fingerprint, Py_ssize_t size) except? NULL:
+cdef inline PyObject* find_choice(TunerShape shape, const uint64_t* fingerprint, Py_ssize_t size):
     """The Choice of a fingerprint, borrowed from the shape, or NULL."""
-    cdef PyObject* found = <PyObject*>shape.last
-    if chosen(<Choice>found, fingerprint, size):
-        return found
-    found = <PyObject*>shape.second
-    if not chosen(<Choice>found, fingerprint, size):
-        found = PyDict_GetItemWithError(shape.choices, PyBytes_FromStringAndSize(<const char*>fingerprint, size))
-        if found == NULL:
-            return NULL
-    shape.second = shape.last
-    shape.last = <Choice>found
-    return found
+    cdef PyObject* last = shape.choices.last
+    return last if matches(last, fingerprint, size) else find_entry(shape.choices, fingerprint, size)
 
 
-cdef Choice new_choice(Tuner tuner, TunerShape shape, PyObject* const* args, const uint64_t* fingerprint,
-                       Py_ssize_t size):
+cdef Choice new_choice(TunerShape shape, PyObject* const* args, const uint64_t* fingerprint, Py_ssize_t size):
     cdef Choice choice = Choice.__new__(Choice)
-    choice.fingerprint = PyBytes_FromStringAndSize(<const char*>fingerprint, size)
-    choice.fingerprint_words = <const uint64_t*>PyBytes_AS_STRING(choice.fingerprint)
-    choice.size = size
     choice.key = tuning_key(shape, args)
-    if len(shape.choices) >= MAX_PLANS or len(tuner.strings) >= MAX_PLANS:
-        drop_shapes(tuner)
-    shape.choices[choice.fingerprint] = choice
-    shape.second = shape.last
-    shape.last = choice
+    add_entry(shape.choices, choice, PyBytes_FromStringAndSize(<const char*>fingerprint, size))
     return choice
 
 
@@ -2578,8 +2896,8 @@ cdef PyObject* launch_with_heuristics(Heuristic outer, PyObject* grid, PyObject*
     if reason != OK:
         return leave_outer(outer, reason, grid, args, positional, names, keywords, through)
 
-    cdef dict values = outer.values
-    cdef dict bound = bind_heuristic(shape, grid, args), copied = None
+    cdef dict values = outer.values, bound
+    cdef NamedArguments named
     cdef uint64_t tag
     cdef Py_ssize_t i, computed = 0, own = positional + keywords
     cdef PyObject** extended = <PyObject**>alloca((positional + shape.keywords_after + 1) * sizeof(PyObject*))
@@ -2589,30 +2907,36 @@ cdef PyObject* launch_with_heuristics(Heuristic outer, PyObject* grid, PyObject*
         for i in range(shape.count):
             check_heuristics(shape, values)
             function = <object>shape.functions[i]
-            # Each gets a dict of its own.  Where CPython can tell that the one before has neither changed nor kept
-            # its, that is as good as new.
+            named = <NamedArguments>PyTuple_GET_ITEM(shape.bound, i)
+            bound = name_arguments(named, extended, positional, grid if through == THROUGH_GETITEM else NULL)
             tag = lowlat_dict_tag(bound)
-            if tag == 0 and i + 1 < shape.count:
-                copied = PyDict_Copy(bound)
             results[i] = lowlat_call_one(function, bound)
             computed += 1
             extended[positional + shape.places[i]] = results[i]
-            if i + 1 == shape.count:
-                break
-            if tag == 0:
-                bound = copied
-            elif Py_REFCNT(<PyObject*>bound) != 1 or lowlat_dict_tag(bound) != tag:
-                bound = bind_heuristic(shape, grid, args)
-                add_values(bound, shape.heuristics, results, i)
-            PyDict_SetItem(bound, <object>PyTuple_GET_ITEM(shape.heuristics, i), <object>results[i])
+            if nobody_has(named, bound, tag):
+                keep_scalars(named, bound)
+                named.spare = bound
+            bound = None
         check_heuristics(shape, values)
-        bound = copied = None
         fn = outer.fn
         return hand_on(<PyObject*>fn, grid, extended, positional, tuple_items(<PyObject*>shape.names_after),
                        shape.keywords_after, through)
     finally:
         for i in range(computed):
             lowlat_release(results[i])
+
+
+cdef int keep_scalars(NamedArguments named, dict bound) except -1:
+    cdef Py_ssize_t i
+    cdef PyObject* value
+    cdef PyTypeObject* kind
+    for i in range(named.count):
+        value = lowlat_value_at(bound, named.places[i])
+        kind = type_of(value)
+        if not (kind == &PyLong_Type or value == Py_None or kind == &PyFloat_Type or kind == &PyBool_Type
+                or kind == &PyUnicode_Type):
+            lowlat_take_out(bound, named.places[i])
+    return 0
 
 
 cdef inline int check_heuristics(HeuristicShape shape, dict values) except -1:
@@ -2648,14 +2972,12 @@ cdef HeuristicShape resolve_heuristic_shape(Heuristic outer, Py_ssize_t position
     shape.count = len(values)
     positional_names = outer.arg_names_seen[:positional]
     given = ("grid", "warmup") if through == THROUGH_GETITEM else ()
-    shape.bound_names = (*positional_names, *given, *names)
+    warmup = {"warmup": False} if given else {}
     after = list(names)
+    bound = []
     shape.functions = <PyObject**>calloc(len(values) + 1, sizeof(PyObject*))
     shape.places = <int16_t*>malloc((len(values) + 1) * sizeof(int16_t))
-    shape.template_values = <PyObject**>calloc(len(shape.bound_names) + 1, sizeof(PyObject*))
-    shape.value_places = <int32_t*>malloc((len(shape.bound_names) + 1) * sizeof(int32_t))
-    if (shape.functions == NULL or shape.places == NULL or shape.template_values == NULL
-            or shape.value_places == NULL):
+    if shape.functions == NULL or shape.places == NULL:
         raise MemoryError()
     if positional + len(names) + len(values) > 32000:
         shape.refusal = BINDING
@@ -2664,69 +2986,15 @@ cdef HeuristicShape resolve_heuristic_shape(Heuristic outer, Py_ssize_t position
         if type(name) is not str or name in RUN_NAMES or name in positional_names:
             shape.refusal = BINDING
             return shape
+        if shape.refusal == OK:
+            bound.append(named_arguments({**dict.fromkeys((*positional_names, *given, *after)), **warmup}))
         if name not in after:
             after.append(sys.intern(name))
         shape.places[i] = after.index(name)
     shape.names_after = tuple(after)
     shape.keywords_after = len(after)
-    shape.template = dict.fromkeys(shape.bound_names)
-    for i in range(len(shape.bound_names)):
-        shape.template_values[i] = Py_None
-    if given:
-        shape.template["warmup"] = False
-    if shape.refusal == OK:
-        shape.places_known = lowlat_value_places(shape.template, shape.value_places)
+    shape.bound = tuple(bound)
     return shape
-
-
-cdef dict bind_heuristic(HeuristicShape shape, PyObject* grid, PyObject* const* args):
-    """{**positional, **keywords}, as a copy of the last such dict.  That one keeps ints, strings and the like, of which
-    most are the same from call to call; tensors and everything else it never holds."""
-    cdef dict bound = PyDict_Copy(shape.template)
-    cdef Py_ssize_t i
-    cdef Py_ssize_t given = 2 if shape.through == THROUGH_GETITEM else 0  # grid and warmup, which is in the template
-    for i in range(shape.positional):
-        if args[i] != shape.template_values[i]:
-            bind_one(shape, bound, i, args[i])
-    if given and grid != shape.template_values[shape.positional]:
-        bind_one(shape, bound, shape.positional, grid)
-    for i in range(shape.positional, shape.positional + shape.keywords):
-        if args[i] != shape.template_values[i + given]:
-            bind_one(shape, bound, i + given, args[i])
-    lowlat_track(bound)
-    return bound
-
-
-cdef int add_values(dict bound, tuple names, PyObject* const* values, Py_ssize_t count) except -1:
-    cdef Py_ssize_t i
-    for i in range(count):
-        PyDict_SetItem(bound, <object>PyTuple_GET_ITEM(names, i), <object>values[i])
-    return 0
-
-
-cdef inline int bind_one(HeuristicShape shape, dict bound, Py_ssize_t i, PyObject* argument) except -1:
-    if shape.places_known:
-        lowlat_put(bound, shape.value_places[i], argument)
-    else:
-        PyDict_SetItem(bound, <object>PyTuple_GET_ITEM(shape.bound_names, i), <object>argument)
-    return 0 if type_of(argument) == state.tensor_type else remember_one(shape, i, argument)
-
-
-cdef int remember_one(HeuristicShape shape, Py_ssize_t i, PyObject* argument) except -1:
-    cdef PyTypeObject* kind = type_of(argument)
-    if (kind == &PyLong_Type or kind == &PyFloat_Type or kind == &PyBool_Type or kind == &PyUnicode_Type
-            or argument == Py_None or (is_tuple(argument) and only_ints(argument))):
-        PyDict_SetItem(shape.template, <object>PyTuple_GET_ITEM(shape.bound_names, i), <object>argument)
-        shape.template_values[i] = argument
-    return 0
-
-
-cdef bint only_ints(PyObject* items):
-    cdef Py_ssize_t i
-    for i in range(tuple_size(items)):
-        if type_of(tuple_items(items)[i]) != &PyLong_Type:
-            return False
-    return True
 
 
 # ---- live state ---------------------------------------------------------------------------------------------------
@@ -2747,46 +3015,51 @@ cdef inline bint state_current() except -1:
     """Whether the live state is as it was last read: a few loads and compares, no dict is looked into."""
     if state.stale or not lowlat_watched_current():
         return False
-    return state.variable is None or variable_current()
+    return state.variables is None or variables_current()
 
 
-cdef bint variable_current() except -1:
-    cdef const char* value = getenv(state.variable)
-    if value == NULL:
-        return state.variable_value is None
-    return state.variable_value is not None and strcmp(value, state.variable_value) == 0
+cdef bint variables_current() except -1:
+    cdef const char* value
+    cdef Py_ssize_t i
+    for i in range(PyTuple_GET_SIZE(state.variables)):
+        value = getenv(<bytes>PyTuple_GET_ITEM(state.variables, i))
+        seen = <object>PyTuple_GET_ITEM(state.variable_values, i)
+        if (seen is not None) if value == NULL else (seen is None or strcmp(value, <bytes>seen) != 0):
+            return False
+    return True
+
+
+cdef object variable_value(bytes name):
+    cdef const char* value = getenv(name)
+    return None if value == NULL else <bytes>value
 
 
 cdef int refresh_state() except -1:
     """Read the live state again.  Watch first, read after, store last and only if no other thread has begun to read
     meanwhile: a change at any moment is then seen by every launch that follows it."""
     cdef lowlat_words words
-    cdef const char* value
     cdef uint64_t ticket
     while True:
         state.stale = True
         state.tickets += 1
         ticket = state.tickets
         memset(&words, 0, sizeof(words))
-        dicts, types, lists, variable = state.watch_state()
+        dicts, types, lists, variables = state.watch_state()
         for watched in dicts:
             lowlat_watch_dict(&words, watched)
         for watched in types:
             lowlat_watch_type(&words, <PyTypeObject*>watched)
         for watched in lists:
             lowlat_watch_list(&words, watched)
-        variable_value = None
-        if variable is not None:
-            value = getenv(variable)
-            if value != NULL:
-                variable_value = <bytes>value
-        reason, environment, get_device, get_stream, c_getters = state.read_state()
+        variable_values = tuple([variable_value(name) for name in variables])
+        reason, environment, get_device, get_stream, c_getters, ranged = state.read_state()
         if ticket == state.tickets:
             break
     lowlat_watch(&words, (dicts, types, lists))
     state.kernel_type_version = (<PyTypeObjectFields*>state.kernel_type).tp_version_tag
-    state.variable = variable
-    state.variable_value = variable_value
+    state.variables = variables or None
+    state.variable_values = variable_values
+    lowlat_torch.ranged = ranged
     state.get_device = get_device
     state.get_stream = get_stream
     state.c_getters = c_getters
@@ -2822,15 +3095,41 @@ cdef class Global:
     """See _fast.pxd."""
 
 
+cdef class Entry:
+    """See _fast.pxd."""
+
+
 @cython.final
-cdef class Plan:
+@cython.no_gc_clear  # the slots go with the entries or not at all
+cdef class Table:
+    def __cinit__(self):
+        self.entries = []
+        self.mask = 15
+        self.slots = <Slot*>calloc(self.mask + 1, sizeof(Slot))
+        if self.slots == NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        free(self.slots)
+
+
+@cython.final
+cdef class Strings:
+    def __cinit__(self):
+        self.recent = {}
+        self.older = {}
+
+
+@cython.final
+cdef class Plan(Entry):
     """How one CompiledKernel is launched.  Made by lowlat/_triton.py; `launch` reads it."""
 
     def __init__(self, str route, *, str reason="ok", object compiled=None, object key=None, int device=0,
                  uint64_t function=0, uint32_t threads=0, uint32_t clusters=1, uint32_t shared=0, tuple slots=(),
-                 bint pdl=False, bint cooperative=False, bint oversized_shared=False, object launcher=None,
-                 object launch=None, bint flat_arguments=False, object packed_metadata=None, object annotations=None,
-                 object signature=None, tuple maps=(), object encode=None, Py_ssize_t map_offset=0):
+                 bint pdl=False, bint cooperative=False, bint oversized_shared=False, object function_object=None,
+                 tuple before=(), tuple after=(), bint flat_arguments=False, Py_ssize_t exit_hook=-1,
+                 object scratch_size=None, object scratch_align=None, Py_ssize_t scratch=-1, str why="",
+                 tuple maps=(), object encode=None, Py_ssize_t map_offset=0):
         import weakref
 
         self.route_ = {name: number for number, name in ROUTE_NAMES.items()}[route]
@@ -2842,14 +3141,15 @@ cdef class Plan:
         self.threads = threads
         self.clusters = clusters
         self.shared = shared
-        self.launcher = launcher
-        self.launch = launch
+        self.function_object = function_object
+        self.before = before
+        self.after = after
         self.flat_arguments = flat_arguments
-        self.packed_metadata = packed_metadata
-        self.annotations = annotations
-        self.signature = signature
-        self.pdl = pdl
-        self.cooperative = cooperative
+        self.exit_hook = exit_hook
+        self.scratch_size = scratch_size
+        self.scratch_align = scratch_align
+        self.scratch = scratch
+        self.why_ = why
         self.slot_count = len(slots)
         self.slots = <uint16_t*>malloc((len(slots) + 1) * sizeof(uint16_t))
         if self.slots == NULL:
@@ -2902,11 +3202,29 @@ cdef class Plan:
 
     @property
     def route(self):
-        """str: "driver", "wrapper", "launcher" (Triton's launcher object, which allocates scratch) or "triton"."""
+        """str: "driver", "wrapper", "launcher" (Triton's launcher object, for instrumented kernels), "triton", or
+        "compiled" (by a warmup; the first launch is Triton's, which loads the kernel)."""
         return ROUTE_NAMES[self.route_]
 
+    @property
+    def why(self):
+        """str: why the plan does not take the driver route; "" where it does."""
+        if self.route_ == ROUTE_TRITON:
+            return REASONS_TEXT[REASON_NAMES[self.reason]]
+        return self.why_
+
     def __repr__(self):
-        return f"<lowlat plan: {ROUTE_NAMES[self.route_]} route, device {self.device}, {self.slot_count} parameters>"
+        why = f" ({self.why})" if self.why else ""
+        if self.route_ == ROUTE_TRITON:
+            return f"<lowlat plan: Triton's run{why}>"
+        return (f"<lowlat plan: {ROUTE_NAMES[self.route_]} route{why}, device {self.device}, "
+                f"{self.slot_count} parameters>")
+
+
+@cython.final
+cdef class NamedArguments:
+    def __dealloc__(self):
+        free(self.places)
 
 
 cdef class Kernel:
@@ -2921,8 +3239,8 @@ cdef class Kernel:
         self.globals = ()
         self.bindings = {}
         self.option_names = {}
-        self.plans_ = {}
-        self.strings = {}
+        self.plans_ = Table.__new__(Table)
+        self.strings = Strings.__new__(Strings)
         self.positions = {}
         self.names = ()
         self.refusal = PARAMETERS  # until describe_parameters
@@ -3011,7 +3329,7 @@ cdef class Kernel:
     @property
     def plans(self):
         """list[Plan]: the plans learnt so far, one for each kind of call; for people and tests."""
-        return list(self.plans_.values())
+        return list(self.plans_.entries)
 
     def forget(self):
         """Drop every plan: the next call of each kind goes to Triton and is learnt again.  Triton's own caches stay."""
@@ -3035,7 +3353,6 @@ cdef class Kernel:
         self.names = tuple([entry[0] for entry in parameters])
         self.defaults = tuple([entry[7] for entry in parameters])
         self.positions = {name: i for i, name in enumerate(self.names)}
-        self.template = dict.fromkeys(self.names)
         self.constexpr_count = 0
         for i, (_, kind, specialize_it, align, bits, signed, has_default, _) in enumerate(parameters):
             parameter = &self.parameters[i]
@@ -3071,12 +3388,10 @@ cdef class HeuristicShape(Shape):
     def __dealloc__(self):
         free(self.functions)
         free(self.places)
-        free(self.template_values)
-        free(self.value_places)
 
 
 @cython.final
-cdef class Choice:
+cdef class Choice(Entry):
     """See _fast.pxd."""
 
 
@@ -3140,7 +3455,7 @@ cdef class Tuner(Outer):
     def __cinit__(self):
         self.best_config_ = UNSET
         self.nargs_ = UNSET
-        self.strings = {}
+        self.strings = Strings.__new__(Strings)
 
     def __dealloc__(self):
         free(self.spare)
@@ -3213,8 +3528,8 @@ cdef class Heuristic(Outer):
 
 
 def configure(*, watch_state, read_state, patched_getitem, describe, run_with_triton, launch_with_triton,
-              finish_with_triton, kernel_type, constexpr_type, immutable_types, triton_dtype_type, wrapper_type,
-              kernel_types, descriptor_type, descriptor_fields):
+              warmup_with_triton, finish_with_triton, exit_hook, allocate, kernel_type, constexpr_type, immutable_types,
+              triton_dtype_type, wrapper_type, mock_type, kernel_types, descriptor_type, descriptor_fields):
     """Called once by lowlat.jit with everything of Triton's that the hot path needs."""
     state.watch_state = watch_state
     state.read_state = read_state
@@ -3222,21 +3537,26 @@ def configure(*, watch_state, read_state, patched_getitem, describe, run_with_tr
     state.describe = describe
     state.run_with_triton = run_with_triton
     state.launch_with_triton = launch_with_triton
+    state.warmup_with_triton = warmup_with_triton
     state.finish_with_triton = finish_with_triton
+    state.exit_hook = exit_hook
+    state.allocate = allocate
     state.kernel_type = <PyTypeObject*>kernel_type
     lowlat_give_subscript(state.kernel_type, <void*>kernel_subscript)
     state.constexpr_type = constexpr_type
     state.constexpr_class = <PyTypeObject*>constexpr_type
+    state.constexpr_index = constexpr_type.__index__
     state.immutable_types = frozenset(immutable_types)
     state.triton_dtype_type = <PyTypeObject*>triton_dtype_type
     state.wrapper_type = <PyTypeObject*>wrapper_type
+    state.mock_type = <PyTypeObject*>mock_type
     state.kernel_types = frozenset(kernel_types)
     state.enum_type = type(enum.Enum)
     state.enum_hash = enum.Enum.__hash__
     state.object_eq = object.__eq__
     state.descriptor_type = <PyTypeObject*>descriptor_type
     state.descriptor_fields = descriptor_fields
-    state.classes += [kernel_type, triton_dtype_type, wrapper_type, descriptor_type]
+    state.classes += [kernel_type, triton_dtype_type, wrapper_type, mock_type, descriptor_type]
     state.stale = True
 
 
@@ -3303,10 +3623,10 @@ def set_current_readers(*, uint64_t torch_device=0, uint64_t torch_stream=0, uin
     state.stale = True
 
 
-def configure_torch(*, tensor_type, parameter_type, dtype_type, function_mode_depth, dict dtypes, dict devices,
-                    uint64_t function_mode_enabled=0):
-    """The classes taken for tensors, and whether a TorchFunctionMode is active."""
-    state.classes += [tensor_type, parameter_type, dtype_type]
+def configure_torch(*, tensor_type, parameter_type, dtype_type, size_type, function_mode_depth, dict dtypes,
+                    dict devices, uint64_t function_mode_enabled=0):
+    """The classes taken for tensors and for their shapes, and whether a TorchFunctionMode is active."""
+    state.classes += [tensor_type, parameter_type, dtype_type, size_type]
     state.torch_dtype_type = <PyTypeObject*>dtype_type
     state.function_mode_depth = function_mode_depth
     state.torch_dtypes = dtypes
@@ -3315,6 +3635,7 @@ def configure_torch(*, tensor_type, parameter_type, dtype_type, function_mode_de
     state.tuner_type_version = NO_VERSION
     state.tensor_type = <PyTypeObject*>tensor_type
     state.parameter_type = <PyTypeObject*>parameter_type
+    state.size_type = <PyTypeObject*>size_type
 
 
 def set_rung(str name, *, Py_ssize_t offset=0, bint maybe_borrowed=False, uint64_t data_ptr=0, uint64_t dtype=0,
@@ -3402,12 +3723,17 @@ def fingerprint_of(Kernel kernel, tuple args, dict kwargs):
     if kernel.variadic >= 0:
         variadic = variadic_of(kernel, given, positional)
         arguments[kernel.variadic] = <PyObject*>variadic
-    fingerprint[0] = lowlat_current_device() if state.c_getters else 0
+    fingerprint[0] = state.environment << 32 | <uint32_t>(lowlat_current_device() if state.c_getters else 0)
     fingerprint[1] = binding.option_names
     reason = specialize(kernel, binding, given, arguments, fingerprint, payload, &tail)
     if reason != OK:
         raise KeyError(REASON_NAMES[reason])
     return PyBytes_FromStringAndSize(<const char*>fingerprint, (binding.words + tail.words_used) * sizeof(uint64_t))
+
+
+def hash_of_fingerprint(bytes fingerprint) -> int:
+    """Where a table begins to look for it; for tests of what happens when that is the same for two."""
+    return hash_of(<const uint64_t*>PyBytes_AS_STRING(fingerprint), len(fingerprint))
 
 
 def function_mode_active():
@@ -3463,10 +3789,13 @@ cdef extern from *:
     Py_ssize_t LOWLAT_VECTORCALL_OFFSET
     Py_ssize_t LOWLAT_OUTER_VECTORCALL_OFFSET
 
-cdef PyMethodDef run_method, outer_run_method
+cdef PyMethodDef run_method, warmup_method, outer_run_method
 run_method.ml_doc = (b"run($self, /, *args, grid, warmup, **kwargs)\n--\n\n"
                      b"Launch over `grid`, as `kernel[grid](*args, **kwargs)` does; `warmup=True` only compiles.\n\n"
                      b"Returns Triton's CompiledKernel; raises what Triton raises for the same call.")
+warmup_method.ml_doc = (b"warmup($self, /, *args, grid, **kwargs)\n--\n\n"
+                        b"Compile without a launch.  Instead of tensors, by position, their dtypes will do.\n\n"
+                        b"Returns Triton's CompiledKernel; raises what Triton raises for the same call.")
 outer_run_method.ml_doc = (b"run($self, /, *args, **kwargs)\n--\n\n"
                            b"Launch, as `outer[grid](*args, **kwargs)` does; wants `grid=` and `warmup=`.\n\n"
                            b"Returns what the kernel inside returns; raises what Triton raises for the same call.")
@@ -3474,4 +3803,5 @@ outer_run_method.ml_doc = (b"run($self, /, *args, **kwargs)\n--\n\n"
 lowlat_give_vectorcall(<PyTypeObject*>Launcher, LOWLAT_VECTORCALL_OFFSET)
 lowlat_give_vectorcall(<PyTypeObject*>OuterLauncher, LOWLAT_OUTER_VECTORCALL_OFFSET)
 lowlat_add_method(<PyTypeObject*>Kernel, &run_method, "run", PyCapsule_New(<void*>kernel_run, NULL, NULL))
+lowlat_add_method(<PyTypeObject*>Kernel, &warmup_method, "warmup", PyCapsule_New(<void*>kernel_warmup, NULL, NULL))
 lowlat_add_method(<PyTypeObject*>Outer, &outer_run_method, "run", PyCapsule_New(<void*>outer_run, NULL, NULL))

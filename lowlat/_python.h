@@ -70,8 +70,8 @@ static inline int lowlat_watched_current(void)
 
 #if PY_VERSION_HEX >= 0x030C0000
 
-static uint64_t lowlat_state_changes, lowlat_cache_changes;
-static int lowlat_state_watcher = -1, lowlat_cache_watcher = -1, lowlat_type_watcher = -1;
+static uint64_t lowlat_state_changes, lowlat_cache_changes, lowlat_copy_changes;
+static int lowlat_state_watcher = -1, lowlat_cache_watcher = -1, lowlat_copy_watcher = -1, lowlat_type_watcher = -1;
 
 static int lowlat_type_changed(PyTypeObject *type)
 {
@@ -91,6 +91,13 @@ static int lowlat_cache_changed(PyDict_WatchEvent event, PyObject *dict, PyObjec
 {
     (void)event, (void)dict, (void)key, (void)value;
     ++lowlat_cache_changes;
+    return 0;
+}
+
+static int lowlat_copy_changed(PyDict_WatchEvent event, PyObject *dict, PyObject *key, PyObject *value)
+{
+    (void)dict, (void)key, (void)value;
+    lowlat_copy_changes += event != PyDict_EVENT_DEALLOCATED;
     return 0;
 }
 
@@ -290,28 +297,44 @@ static int lowlat_set_stamp(lowlat_stamp *stamp, PyObject *outer, PyObject *inne
  * somebody asked for that: from CPython 3.13 on it goes past the dict. */
 enum { LOWLAT_ATTRIBUTES_ARE_IN_DICTS = PY_VERSION_HEX < 0x030D0000 };
 
-/* A number that differs after any write to `dict`, or 0 where CPython has none. */
-static inline uint64_t lowlat_dict_tag(PyObject *dict)
+/* ---- dicts that are filled again and again ---------------------------------- */
+
+/* A copy of `dict` whose writes, by anybody but lowlat_put, are noticed. */
+static PyObject *lowlat_noticed_copy(PyObject *dict)
+{
+    PyObject *copy = PyDict_Copy(dict);
+#if PY_VERSION_HEX >= 0x030C0000
+    if (copy != NULL && lowlat_copy_watcher >= 0 && PyDict_Watch(lowlat_copy_watcher, copy) < 0)
+        Py_CLEAR(copy);
+#endif
+    return copy;
+}
+
+/* A number that differs after any write to such a copy, or 0 where that cannot be noticed. */
+static inline uint64_t lowlat_dict_tag(PyObject *copy)
 {
 #if PY_VERSION_HEX >= 0x030C0000
-    (void)dict;
-    return 0;
+    (void)copy;
+    return lowlat_copy_watcher < 0 ? 0 : lowlat_copy_changes + 1;
 #else
-    return *lowlat_dict_version(dict);
+    return *lowlat_dict_version(copy);
 #endif
 }
 
-/* ---- dicts that are filled again and again ---------------------------------- */
-
 /* A copy of a dict has each value at the same place behind `ma_keys` as the
- * original: PyDict_Copy clones the block.  So a value can be put into a fresh
- * copy without a look-up, a twentieth of what PyDict_SetItem takes.  Where
- * the values are is not public, so it is found out, in the very dict to be
- * copied; if that does not work out, the answer is no and PyDict_SetItem does.
+ * original, since PyDict_Copy clones the block, and keeps it there until it is
+ * written to.  So a value can be put into it without a look-up, a twentieth of
+ * what PyDict_SetItem takes.  Where the values are is not public, so it is
+ * found out, in the very dict to be copied; if that does not work out, the
+ * answer is no and PyDict_SetItem does.
  *
  * 1 and the places of all values in order, 0, or -1 with an exception. */
 static int lowlat_value_places(PyObject *dict, int32_t *places)
 {
+#if PY_VERSION_HEX >= 0x030C0000
+    if (lowlat_watcher(&lowlat_copy_watcher, lowlat_copy_changed) < 0)
+        PyErr_WriteUnraisable(NULL); /* no copy is then known to be unwritten */
+#endif
     int found = 1;
     PyObject *copy = NULL, *marker = NULL, *keys = PyDict_Keys(dict);
     PyObject *size = PyObject_CallMethod(dict, "__sizeof__", NULL), *copied_size = NULL;
@@ -352,12 +375,30 @@ failed:
     return -1;
 }
 
-/* Puts `value` at `place` into a copy that nobody has seen yet. */
-static inline void lowlat_put(PyObject *copy, int32_t place, PyObject *value)
+/* The value at `place` of a copy that nobody else has, and nobody has written to. */
+static inline PyObject *lowlat_value_at(PyObject *copy, int32_t place)
 {
-    PyObject **slot = (PyObject **)((char *)((PyDictObject *)copy)->ma_keys + place), *old = *slot;
-    *slot = Py_NewRef(value);
-    Py_DECREF(old);
+    return *(PyObject **)((char *)((PyDictObject *)copy)->ma_keys + place);
+}
+
+/* Puts `count` values at as many places. */
+static inline void lowlat_put(PyObject *copy, const int32_t *places, PyObject *const *values, Py_ssize_t count)
+{
+    char *block = (char *)((PyDictObject *)copy)->ma_keys;
+    for (Py_ssize_t i = 0; i < count; ++i) {
+        PyObject **slot = (PyObject **)(block + places[i]), *old = *slot;
+        if (old != values[i]) {
+            *slot = Py_NewRef(values[i]);
+            Py_DECREF(old);
+        }
+    }
+}
+
+/* Puts None there. */
+static inline void lowlat_take_out(PyObject *copy, int32_t place)
+{
+    PyObject *none = Py_None;
+    lowlat_put(copy, &place, &none, 1);
 }
 
 /* The garbage collector has to see a dict once a container is in it. */
@@ -365,6 +406,17 @@ static inline void lowlat_track(PyObject *copy)
 {
     if (!PyObject_GC_IsTracked(copy))
         PyObject_GC_Track(copy);
+}
+
+/* ---- grids ------------------------------------------------------------------ */
+
+/* Whether len() and [] of `object` are tuple's own, as a named tuple's are. */
+static inline int lowlat_reads_as_tuple(PyObject *object)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    return PyTuple_Check(object) &&
+           type->tp_as_mapping->mp_subscript == PyTuple_Type.tp_as_mapping->mp_subscript &&
+           type->tp_as_sequence->sq_length == PyTuple_Type.tp_as_sequence->sq_length;
 }
 
 /* ---- calls ----------------------------------------------------------------- */

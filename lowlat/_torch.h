@@ -124,6 +124,15 @@ static inline int lowlat_shim_read(PyObject *object, lowlat_tensor *tensor)
            (lowlat_on_device(tensor->device) && lowlat_torch.data_ptr(place, (void **)&tensor->pointer) != 0);
 }
 
+/* The address alone, of a tensor that was read before: 0, or 1 as above. */
+static inline int lowlat_shim_pointer(PyObject *object, uint64_t *pointer)
+{
+    char *place = (char *)object + lowlat_torch.offset;
+    if (lowlat_torch.maybe_borrowed && place[-(Py_ssize_t)sizeof(void *)])
+        return 1;
+    return lowlat_torch.data_ptr(place, (void **)pointer) != 0;
+}
+
 /* The dtype alone, of a tensor anywhere: 0, or 1 as above. */
 static inline int lowlat_shim_dtype(PyObject *object, int32_t *dtype)
 {
@@ -166,7 +175,8 @@ static inline int lowlat_dlpack_read(PyObject *object, lowlat_tensor *tensor)
         return -1;
     tensor->pointer = (uint64_t)(uintptr_t)view.data + view.byte_offset;
     tensor->dtype = view.dtype_lanes == 1 ? lowlat_dlpack_dtype(view.dtype_code, view.dtype_bits) : -1;
-    tensor->device = view.device_type == 1 ? LOWLAT_DEVICE_CPU : view.device_type == 2 ? LOWLAT_DEVICE_CUDA : -1;
+    tensor->device = view.device_type == 1 ? LOWLAT_DEVICE_CPU : view.device_type == 2 || view.device_type == 10
+                         ? LOWLAT_DEVICE_CUDA : -1; /* ROCm's tensors are of torch's device type "cuda" */
     tensor->index = view.device_id;
     return 0;
 }

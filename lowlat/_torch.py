@@ -49,6 +49,7 @@ def attach() -> None:
         tensor_type=torch.Tensor,
         parameter_type=torch.nn.Parameter,
         dtype_type=torch.dtype,
+        size_type=torch.Size,
         function_mode_depth=torch._C._len_torch_function_stack,
         function_mode_enabled=_symbol("libtorch_cpu.so", "_ZN2at4impl27torch_function_mode_enabledEv"),
         dtypes={getattr(torch, name): code for code, name in codes.items() if hasattr(torch, name)},
@@ -56,7 +57,7 @@ def attach() -> None:
     )
     if not _function_mode_is_seen(torch):
         _fast.configure_torch(
-            tensor_type=torch.Tensor, parameter_type=torch.nn.Parameter, dtype_type=torch.dtype,
+            tensor_type=torch.Tensor, parameter_type=torch.nn.Parameter, dtype_type=torch.dtype, size_type=torch.Size,
             function_mode_depth=torch._C._len_torch_function_stack,
             dtypes={getattr(torch, name): code for code, name in codes.items() if hasattr(torch, name)},
             devices={"cpu": CPU, "cuda": CUDA},

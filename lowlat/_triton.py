@@ -15,12 +15,14 @@ import sys
 from collections.abc import Iterable
 from types import BuiltinFunctionType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import triton
 from triton import knobs
 from triton.compiler.compiler import CompiledKernel
 from triton.knobs import HookChain
 from triton.language.core import constexpr, dtype
+from triton.runtime import _allocation
 from triton.runtime import jit as triton_jit
 from triton.runtime.autotuner import Autotuner, Config, Heuristics
 from triton.tools.tensor_descriptor import TensorDescriptor
@@ -31,6 +33,7 @@ from . import _fast
 TritonJITFunction = triton_jit.JITFunction
 KernelInterface = triton_jit.KernelInterface
 TensorWrapper = triton_jit.TensorWrapper
+MockTensor = triton_jit.MockTensor
 _ORIGINALS: list[tuple[type, str, Any]] = [
     (TritonJITFunction, "run", inspect.getattr_static(TritonJITFunction, "run")),
     (KernelInterface, "__getitem__", inspect.getattr_static(KernelInterface, "__getitem__")),
@@ -39,6 +42,10 @@ _ORIGINALS: list[tuple[type, str, Any]] = [
     (CompiledKernel, "_init_handles", inspect.getattr_static(CompiledKernel, "_init_handles", None)),
     (HookChain, "__call__", inspect.getattr_static(HookChain, "__call__", None)),
     (TensorWrapper, "data_ptr", inspect.getattr_static(TensorWrapper, "data_ptr", None)),
+    (TritonJITFunction, "warmup", inspect.getattr_static(TritonJITFunction, "warmup", None)),
+    (MockTensor, "data_ptr", inspect.getattr_static(MockTensor, "data_ptr", None)),
+    (MockTensor, "ptr_range", inspect.getattr_static(MockTensor, "ptr_range", None)),
+    (MockTensor, "wrap_dtype", inspect.getattr_static(MockTensor, "wrap_dtype", None)),
 ]
 _driver_config = triton_jit.driver
 
@@ -47,8 +54,9 @@ KNOWN_VERSIONS = ((3, 6), (3, 9))
 DESCRIPTOR_FIELDS = ("base", "shape", "strides", "block_shape", "padding",
                      *["round_f32_to_tf32"] * (VERSION >= (3, 7)))
 
-# Read at every launch by Triton 3.9, straight from the environment.
+# Read at every launch straight from the environment: by Triton 3.9, and for AMD by all.
 _FPSAN_VARIABLE = "TRITON_FPSAN_HOMOMORPHIC_CASTS"
+_BUFFER_OPS_VARIABLE = "AMDGCN_USE_BUFFER_OPS"
 
 # Parameters of these names change what Triton's generated binder does (it has globals and arguments of its own).
 _RESERVED_NAMES = {
@@ -82,14 +90,27 @@ UNKNOWN = unknown()
 # ---- live state ----------------------------------------------------------------------------------------------------
 
 
-def _launcher_class() -> Any:
-    """Triton's CUDA launcher class; its module exists once a CUDA driver was looked for."""
-    module = sys.modules.get("triton.backends.nvidia.driver")
-    return getattr(module, "CudaLauncher", None)
+def _backend_class(backend: str, name: str, module: str = "driver") -> Any:
+    """A class of one of Triton's two backends, or None; its module exists once a driver was looked for."""
+    return getattr(sys.modules.get(f"triton.backends.{backend}.{module}"), name, None)
 
 
-def _cuda_driver_class() -> Any:
-    return getattr(sys.modules.get("triton.backends.nvidia.driver"), "CudaDriver", None)
+def _launcher_classes() -> list[Any]:
+    known = (_backend_class("nvidia", "CudaLauncher"), _backend_class("amd", "HIPLauncher"))
+    return [launcher for launcher in known if launcher is not None]
+
+
+def _is_driver(active: Any, backend: str, name: str) -> bool:
+    known = _backend_class(backend, name)
+    return known is not None and isinstance(active, known)
+
+
+def _is_cuda(active: Any) -> bool:
+    return _is_driver(active, "nvidia", "CudaDriver")
+
+
+def _is_hip(active: Any) -> bool:
+    return _is_driver(active, "amd", "HIPDriver")
 
 
 def _tensor_classes() -> list[Any]:
@@ -114,40 +135,44 @@ def _own_dict(holder: Any) -> dict[str, Any]:
     return vars(holder)
 
 
-for _holder in (knobs.runtime, knobs.compilation, knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook,
-                _driver_config):
+for _holder in (knobs.runtime, knobs.compilation, knobs.amd, knobs.runtime.launch_enter_hook,
+                knobs.runtime.launch_exit_hook, _driver_config):
     if type(_holder).__module__.startswith("triton."):
         _own_dict(_holder)  # at import, while hardly anybody else can be writing to them
 
 
-def watch_state(kernel_type: type) -> tuple[tuple[dict[str, Any], ...], list[type], list[list[Any]], bytes | None]:
-    """The dicts, types and hook lists whose change can change what `read_state` says, and an environment variable."""
+def watch_state(
+        kernel_type: type) -> tuple[tuple[dict[str, Any], ...], list[type], list[list[Any]], tuple[bytes, ...]]:
+    """The dicts, types, hook lists and environment variables whose change can change what `read_state` says."""
     runtime, compilation = knobs.runtime, knobs.compilation
     active = _driver_config._active
     dicts = [vars(knobs), _own_dict(runtime), _own_dict(compilation), _own_dict(_driver_config)]
     types: list[type] = [kernel_type, CompiledKernel, type(runtime), type(compilation), HookChain,
-                         TensorWrapper]
+                         TensorWrapper, MockTensor]
     lists = []
     for hook in (runtime.launch_enter_hook, runtime.launch_exit_hook):
         if type(hook) is HookChain:
             dicts.append(_own_dict(hook))
             if type(hook.calls) is list:
                 lists.append(hook.calls)
-    cuda = _cuda_driver_class()
-    if cuda is not None and isinstance(active, cuda):
+    if _is_cuda(active) or _is_hip(active):
         dicts.append(_own_dict(active))
         types.append(type(active))
     types.extend(_tensor_classes())
-    launcher = _launcher_class()
-    if launcher is not None:
-        types.append(launcher)
-    variable = _FPSAN_VARIABLE.encode() if _has_fpsan(compilation) else None
-    return tuple(dicts), types, lists, variable
+    types.extend(_launcher_classes())
+    variables = [_FPSAN_VARIABLE.encode()] if _has_fpsan(compilation) else []
+    if _is_hip(active):
+        dicts.append(_own_dict(knobs.amd))
+        types.extend((type(knobs.amd), *_amd_specializers()))
+        variables.append(_BUFFER_OPS_VARIABLE.encode())
+    return tuple(dicts), types, lists, tuple(variables)
 
 
-def read_state() -> tuple[str, tuple[Any, ...], Any, Any, bool]:
-    """(reason or "ok", the knobs in Triton's key, device getter, stream getter, whether C functions replace them)."""
-    reason, environment, active = "ok", _environment(), _driver_config._active
+def read_state() -> tuple[str, tuple[Any, ...], Any, Any, bool, bool]:
+    """(reason or "ok", the knobs in Triton's key, device getter, stream getter, whether C functions replace them,
+    whether the size of a tensor's storage is in the key)."""
+    active = _driver_config._active
+    reason, environment = "ok", _environment(_is_hip(active))
     get_device = get_stream = None
     c_getters = False
     if UNKNOWN is not None:
@@ -163,7 +188,7 @@ def read_state() -> tuple[str, tuple[Any, ...], Any, Any, bool]:
         reason, environment = "knob", ()
     elif active is None:
         reason = "no driver"
-    elif _cuda_driver_class() is None or not isinstance(active, _cuda_driver_class()):
+    elif not (_is_cuda(active) or _is_hip(active)):
         reason = "backend"
     elif not (hasattr(active, "get_current_device") and hasattr(active, "get_current_stream")):
         reason = "backend"  # Triton says what is missing
@@ -172,14 +197,16 @@ def read_state() -> tuple[str, tuple[Any, ...], Any, Any, bool]:
 
         get_device, get_stream = active.get_current_device, active.get_current_stream
         c_getters = _torch.readers_of(get_device, get_stream)
-    return reason, environment, get_device, get_stream, c_getters
+    return reason, environment, get_device, get_stream, c_getters, _is_hip(active)
 
 
-def _environment() -> tuple[tuple[type, Any], ...]:
-    """The knobs that Triton puts into every launch's options, by type and value."""
+def _environment(hip: bool) -> tuple[tuple[type, Any], ...]:
+    """The knobs that Triton puts into every launch's options, or into a tensor's key, by type and value."""
     values = [knobs.runtime.debug, knobs.compilation.instrumentation_mode]
     if _has_fpsan(knobs.compilation):
         values.append(knobs.compilation.fpsan_homomorphic_casts)
+    if hip:
+        values += ["hip", knobs.amd.use_buffer_ops]
     return tuple((type(value), value) for value in values)
 
 
@@ -204,10 +231,23 @@ def patched() -> bool:
 
 def _see_late_classes() -> None:
     """Classes that may be imported later than lowlat: as they are when first seen."""
-    tensors = [(owner, name) for owner in _tensor_classes() for name in ("data_ptr", "dtype")]
-    for owner, name in ((_launcher_class(), "__call__"), *tensors):
-        if owner is not None and not any(known is owner and at == name for known, at, _ in _ORIGINALS):
-            _ORIGINALS.append((owner, name, inspect.getattr_static(owner, name)))
+    names = [(owner, name) for owner in _tensor_classes() for name in ("data_ptr", "dtype")]
+    names += [(owner, "__call__") for owner in _launcher_classes()]
+    if _is_hip(_driver_config._active):
+        names += [(owner, name) for owner in _tensor_classes() for name in ("untyped_storage", "ptr_range")]
+        names += [(owner, name) for owner in _amd_specializers() for name in _SPECIALIZERS]
+    for owner, name in names:
+        if not any(known is owner and at == name for known, at, _ in _ORIGINALS):
+            _ORIGINALS.append((owner, name, inspect.getattr_static(owner, name, None)))
+
+
+_SPECIALIZERS = ("get_tensor_specialization", "is_within_2gb")
+
+
+def _amd_specializers() -> list[Any]:
+    """The classes that Triton asks, in Python, what is in the key about a tensor on AMD."""
+    backend = _backend_class("amd", "HIPBackend", "compiler")
+    return [owner for owner in getattr(backend, "__mro__", ()) if any(name in vars(owner) for name in _SPECIALIZERS)]
 
 
 _NATIVE_RUN = inspect.getattr_static(_fast.Kernel, "run")
@@ -233,6 +273,13 @@ def launch_with_triton(kernel: Any, grid: Any, args: tuple[Any, ...], kwargs: di
     """`kernel[grid](...)` by Triton, as its own closure calls run(): one set on the object or a subclass is the one
     called, and a doubled `grid=` is the same error."""
     return run_of(kernel)(grid=grid, warmup=False, *args, **kwargs)  # noqa: B026  (Triton's own form)
+
+
+def warmup_with_triton(kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`kernel.warmup(...)` by Triton, which calls kernel.run(..., warmup=True) with stand-ins for tensors."""
+    if "grid" in kwargs and "warmup" in kwargs:
+        return run_of(kernel)(warmup=True, *args, **kwargs)  # noqa: B026  (TypeError, naming what Triton names)
+    return TritonJITFunction.warmup.__get__(kernel)(*args, **kwargs)
 
 
 def run_of(kernel: Any) -> Any:
@@ -377,32 +424,66 @@ _PACKED_TYPES = {"i1", "i8", "i16", "i32", "i64", "u1", "u8", "u16", "u32", "u64
 _OVERSIZED_SHARED = 228 * 1024
 
 
-def plan_of(kernel: Any, compiled: Any, device: int) -> Any:
-    """The plan of what Triton just launched; a plan that says "Triton" where it has no other, None to ask again."""
-    if type(compiled) is not CompiledKernel or compiled._run is None or compiled.module is None:
+def plan_of(kernel: Any, compiled: Any, device: int, warmup: bool) -> Any:
+    """The plan of what Triton just launched; a plan that says "Triton" where it has no other, None to ask again.
+
+    `warmup`: Triton only had to compile, and may not have loaded the kernel yet, or in vain.
+    """
+    if type(compiled) is not CompiledKernel or not (warmup or _is_loaded(compiled)):
         return None
     key = _key_of(kernel, compiled, device)
     launcher = compiled._run
     if key is None:
         return None
-    if type(launcher) is not _launcher_class():
+    # The key was made by the backend that was active when the kernel was first used on this device.
+    backend = kernel.device_caches[device][3]
+    if not getattr(backend, "supports_native_tensor_specialization", True) and not _is_hip(_driver_config._active):
+        return _fast.Plan("triton", reason="backend")
+    hip = type(launcher) is _backend_class("amd", "HIPLauncher")
+    known = hip or type(launcher) is _backend_class("nvidia", "CudaLauncher")
+    if warmup and not (known and _is_loaded(compiled)):
+        return _fast.Plan("compiled", compiled=compiled, key=key, device=device,
+                          why="it was only compiled; the first launch is Triton's, which loads it")
+    if not known:
         return _fast.Plan("triton", reason="launcher")
     if list(compiled.src.signature) != [parameter.name for parameter in kernel.params]:
         return _fast.Plan("triton", reason="launcher")
-    encodings = _encodings_of(getattr(compiled.metadata, "tensordesc_meta", None))
+    if hip and "tensordesc" in str(compiled.src.signature):
+        return _fast.Plan("triton", reason="launcher")
+    encodings = [] if hip else _encodings_of(getattr(compiled.metadata, "tensordesc_meta", None))
     slots, types, maps = _slots_of(compiled.src.signature.values(), encodings)
     encode, map_offset = _encoder() if maps else (None, 0)
-    scratch = launcher.global_scratch_size > 0 or launcher.profile_scratch_size > 0
-    sanitized = getattr(launcher, "gsan_enabled", False)
-    packed = (all(type_.startswith("*") or type_ in _PACKED_TYPES for type_ in types)
-              and len(maps) == len(encodings) and (not maps or encode is not None))
-    if scratch or sanitized:
-        route = "launcher"
-    elif packed and kernel.route != "wrapper":
-        route = "driver"
+    scratch = getattr(launcher, "global_scratch_size", 0)  # (up to Triton 3.7 AMD's launcher has none)
+    unpacked = sorted({type_ for type_ in types if not type_.startswith("*") and type_ not in _PACKED_TYPES})
+    if len(maps) != len(encodings) or (maps and encode is None):
+        unpacked.append("descriptors of this kind")
+    route = "wrapper"
+    if getattr(launcher, "gsan_enabled", False):
+        route, why = "launcher", "it is instrumented by gsan"
+    elif launcher.profile_scratch_size > 0:
+        route, why = "launcher", f"it needs {launcher.profile_scratch_size} bytes of profile scratch memory per block"
+    elif hip:
+        why = "it is a kernel for AMD"
+    elif scratch > 0:
+        why = f"it needs {scratch} bytes of scratch memory per block, which triton.set_allocator provides"
+    elif unpacked:
+        why = f"Triton packs {', '.join(unpacked)}"
+    elif kernel.route == "wrapper":
+        why = "kernel.route is 'wrapper'"
     else:
-        route = "wrapper"
+        route, why = "driver", ""
     threads, clusters, shared = compiled.packed_metadata
+    function_object, (before, after, after_hooks) = launcher.launch, _launch_call(compiled, launcher, hip)
+    if route == "launcher":
+        function_object, (before, after, after_hooks) = launcher, ((), (compiled.packed_metadata, *_NO_HOOKS), ())
+    hooks_end = len(after)
+    after += after_hooks
+    flat = route == "launcher" or VERSION < (3, 7)
+    allocates: dict[str, Any] = {}
+    if route == "wrapper" and scratch > 0:
+        place = 0 if hip else 2 if VERSION < (3, 7) else hooks_end
+        allocates = {"scratch_size": scratch if hip else launcher.num_ctas * scratch,
+                     "scratch_align": launcher.global_scratch_align, "scratch": place}
     return _fast.Plan(
         route,
         compiled=compiled,
@@ -413,19 +494,51 @@ def plan_of(kernel: Any, compiled: Any, device: int) -> Any:
         clusters=clusters,
         shared=shared,
         slots=slots,
-        pdl=bool(launcher.launch_pdl),
+        pdl=not hip and bool(launcher.launch_pdl),
         cooperative=bool(launcher.launch_cooperative_grid),
         oversized_shared=VERSION >= (3, 8) and shared > _OVERSIZED_SHARED,
-        launcher=launcher,
-        launch=launcher.launch,
-        flat_arguments=VERSION < (3, 7),
-        packed_metadata=compiled.packed_metadata,
-        annotations=getattr(launcher, "arg_annotations", None),
-        signature=getattr(launcher, "kernel_signature", None),
+        function_object=function_object,
+        before=before,
+        after=after,
+        flat_arguments=flat,
+        exit_hook=hooks_end - 1 if hip else -1,
+        why=why,
         maps=maps,
         encode=encode,
         map_offset=map_offset,
+        **allocates,
     )
+
+
+def _is_loaded(compiled: Any) -> bool:
+    return compiled._run is not None and compiled.module is not None
+
+
+_NO_HOOKS = (None, None, None)  # the launch's metadata, enter hook, exit hook
+
+
+def exit_hook() -> Any:
+    return knobs.runtime.launch_exit_hook
+
+
+def allocate(size: int, alignment: int, stream: int) -> Any:
+    """Scratch memory for a launch, from the allocator of the calling thread or context."""
+    return _allocation._allocator.get()(size, alignment, stream)
+
+
+def _launch_call(compiled: Any, launcher: Any, hip: bool) -> tuple[tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]]:
+    """What the launcher's compiled launch function gets before the grid, the stream and the handle; after them, up to
+    the hooks; and then.  Where scratch memory belongs there is None."""
+    layout = () if VERSION < (3, 7) else (launcher.arg_annotations, launcher.kernel_signature)
+    if hip:
+        scratch: tuple[None, ...] = (None, None) if VERSION >= (3, 8) else (None, )
+        warp_size = () if VERSION < (3, 7) else (launcher.warp_size, )
+        return ((launcher.launch_cooperative_grid, ), (*scratch, compiled.packed_metadata, *_NO_HOOKS),
+                (*warp_size, *layout))
+    modes = (launcher.launch_cooperative_grid, launcher.launch_pdl)
+    if VERSION < (3, 7):
+        return (), (*modes, None, None, compiled.packed_metadata, *_NO_HOOKS), ()
+    return (), (*modes, compiled.packed_metadata, *_NO_HOOKS), (None, None, *layout)
 
 
 def _slots_of(signature: Iterable[Any],
@@ -504,14 +617,22 @@ def _encoder() -> tuple[Any, int]:
 
 
 def _key_of(kernel: Any, compiled: Any, device: int) -> str | None:
-    """The key under which Triton's cache holds this very object, newest entries first."""
+    """The key under which Triton's cache holds this very object, newest entries first.  It is noted for the next time:
+    of thousands of specialisations used by turns, most have made room for others in lowlat's own table."""
     entry = kernel.device_caches.get(device)
     if entry is None:
         return None
+    key = _keys.get(compiled)
+    if key is not None and entry[0].get(key) is compiled:
+        return key
     for key, value in reversed(entry[0].items()):
         if value is compiled:
+            _keys[compiled] = key
             return key
     return None
+
+
+_keys: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 
 
 constexpr_type, dtype_type, immutable_types = constexpr, dtype, _IMMUTABLE

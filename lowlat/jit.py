@@ -44,15 +44,6 @@ class JITFunction(_fast.Kernel, TritonJITFunction):
                                    noinline=noinline, repr=repr, launch_metadata=launch_metadata)
         self._describe_parameters(*_triton.parameters_of(self))
 
-    def warmup(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Compile without a launch, as Triton's `warmup(*args, grid, **kwargs)` does; returns the CompiledKernel.
-
-        Instead of tensors, their dtypes will do, as in Triton.  Raises what Triton raises.
-        """
-        if "grid" in kwargs and "warmup" in kwargs:
-            _triton.run_of(self)(warmup=True, *args, **kwargs)  # noqa: B026  (TypeError, naming what Triton names)
-        return super().warmup(*args, **kwargs)
-
     def __copy__(self) -> JITFunction:
         """A shallow copy shares Triton's caches and hooks, as a copy of Triton's own class does; not the plans."""
         duplicate = type(self).__new__(type(self))
@@ -73,19 +64,25 @@ def _launch_with_triton(kernel: Any, grid: Any, args: tuple[Any, ...], kwargs: d
     return _triton.launch_with_triton(kernel, grid, args, kwargs)
 
 
+def _warmup_with_triton(kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    _prepare()
+    return _triton.warmup_with_triton(kernel, args, kwargs)
+
+
 def _prepare() -> None:
     """On the way to Triton: torch may have been imported since the last time."""
     if not _torch.attached:
         _torch.attach()
 
 
-def _plan_of(kernel: Any, compiled: Any, device: int) -> Any:
+def _plan_of(kernel: Any, compiled: Any, device: int, warmup: bool) -> Any:
     """A plan of what Triton launched, once the driver's entry points are known."""
     global _driver_found
-    if not _driver_found:
+    plan = _triton.plan_of(kernel, compiled, device, warmup)
+    if plan is not None and plan.route == "driver" and not _driver_found:
         _fast.find_driver()
         _driver_found = True
-    return _triton.plan_of(kernel, compiled, device)
+    return plan
 
 
 def forget_driver() -> None:
@@ -103,12 +100,16 @@ _fast.configure(
     describe=_plan_of,
     run_with_triton=_run_with_triton,
     launch_with_triton=_launch_with_triton,
+    warmup_with_triton=_warmup_with_triton,
     finish_with_triton=_triton.finish_with_triton,
+    exit_hook=_triton.exit_hook,
+    allocate=_triton.allocate,
     kernel_type=JITFunction,
     constexpr_type=_triton.constexpr_type,
     immutable_types=_triton.immutable_types,
     triton_dtype_type=_triton.dtype_type,
     wrapper_type=_triton.TensorWrapper,
+    mock_type=_triton.MockTensor,
     kernel_types=(JITFunction, *_triton.kernel_types),
     descriptor_type=_triton.TensorDescriptor,
     descriptor_fields=_triton.DESCRIPTOR_FIELDS,

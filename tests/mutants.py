@@ -64,8 +64,13 @@ class Mutant:
 
 def edge(*numbers):
     """The node ids of edge cases."""
-    names = {int(name[5:7]): name for name in re.findall(r"^def (test_\d\d_\w+)", EDGE_CASES, re.MULTILINE)}
-    return tuple(f"test_edge_cases.py::{names[number]}" for number in numbers)
+    return tuple(f"test_edge_cases.py::{name}" for number in numbers
+                 for name in re.findall(rf"^def (test_{number:02}_\w+)", EDGE_CASES, re.MULTILINE))
+
+
+def fast(*names):
+    """The node ids of tests of the native path."""
+    return tuple(f"test_fast.py::test_{name}" for name in names)
 
 
 def tuned(*names):
@@ -81,6 +86,21 @@ def arguments(*names):
 def described(*names):
     """The node ids of tests of descriptors."""
     return tuple(f"test_descriptors.py::test_{name}" for name in names)
+
+
+def hip(*names):
+    """The node ids of tests of AMD's backend."""
+    return tuple(f"test_hip.py::test_{name}" for name in names)
+
+
+def warmup(*names):
+    """The node ids of tests of warming up."""
+    return tuple(f"test_warmup.py::test_{name}" for name in names)
+
+
+def routes(*names):
+    """The node ids of tests of routes."""
+    return tuple(f"test_routes.py::test_{name}" for name in names)
 
 
 EDGE_CASES = (TESTS / "test_edge_cases.py").read_text()
@@ -180,16 +200,22 @@ MUTANTS = [
            also=(("    value.object = NULL\n    Py_XDECREF(old)\n    if kind", "    value.object = NULL\n    if kind"),
                  ("        values[i].object = NULL\n        Py_XDECREF(old)\n", "        values[i].object = NULL\n"))),
     Mutant("strings are known by their id", FAST,
-           "        canonical = string\n    return canonical\n",
-           "        canonical = string\n    canonical = string\n    return canonical\n", edge(20)),
+           "value.word = number_of(strings, argument)", "value.word = <uint64_t>argument", edge(20)),
+    Mutant("numbers of strings are given again", FAST,
+           "        strings.count += 1\n        strings.recent", "        strings.count = len(strings.recent) + 1\n"
+           "        strings.recent",
+           fast("strings_are_told_apart_for_ever")),
+    Mutant("strings are forgotten, met again or not", FAST,
+           "    known = PyDict_GetItemWithError(strings.older, <object>text)\n", "    known = NULL\n",
+           fast("strings_are_told_apart_for_ever")),
     Mutant("constexpr objects are known by their id", FAST,
            "    else:\n        return False\n    Py_INCREF(<object>argument)\n",
            "    else:\n        value.tag = TAG_VALUE_OBJECT\n        value.word = <uint64_t>argument\n"
            "    Py_INCREF(<object>argument)\n", edge(12, 15)),
     Mutant("constexpr objects are known by their text", FAST,
            "    else:\n        return False\n    Py_INCREF(<object>argument)\n",
-           "    else:\n        text = strings.setdefault(repr(<object>argument), repr(<object>argument))\n"
-           "        value.tag = TAG_VALUE_OBJECT\n        value.word = <uint64_t><PyObject*>text\n"
+           "    else:\n        text = repr(<object>argument)\n"
+           "        value.tag = TAG_VALUE_OBJECT\n        value.word = number_of(strings, <PyObject*>text)\n"
            "    Py_INCREF(<object>argument)\n", edge(13)),
     Mutant("tl.constexpr is unwrapped", FAST,
            "    else:\n        return False\n    Py_INCREF(<object>argument)\n",
@@ -269,7 +295,7 @@ MUTANTS = [
            "    cdef int reason = live_reason(kernel)\n",
            "    cdef int reason = live_reason(kernel)\n"
            "    if reason == LAUNCH_HOOK and grid != NULL and is_tuple(grid) and 0 in <object>grid:\n"
-           "        return lowlat_new_reference(kernel.last.reference())\n", edge(35)),
+           "        return lowlat_new_reference((<Plan>kernel.plans_.last).reference())\n", edge(35)),
     Mutant("a hook that the grid callable installs has no metadata", TRITON,
            "    launch_metadata = compiled.launch_metadata(grid, stream, *bound.values())\n",
            "    launch_metadata = None\n", edge(36)),
@@ -329,7 +355,7 @@ MUTANTS = [
     Mutant("a getter put on the driver is not noticed", TRITON,
            "        dicts.append(_own_dict(active))\n", "", edge(46)),
     Mutant("any driver is CUDA's", TRITON,
-           "elif _cuda_driver_class() is None or not isinstance(active, _cuda_driver_class()):", "elif False:",
+           "elif not (_is_cuda(active) or _is_hip(active)):", "elif False:",
            edge(22, 46)),
     Mutant("patched launch functions are not noticed", TRITON, "    return (any(", "    return False and (any(",
            edge(65)),
@@ -502,14 +528,44 @@ MUTANTS = [
            "    (<Launcher>launcher).grid = <object>grid\n",
            "    (<Launcher>launcher).grid = tuple(<object>grid) if is_list(grid) else <object>grid\n", edge(58)),
     Mutant("what a grid callable changes is ignored", FAST,
-           "(tag == 0 or tag != lowlat_dict_tag(bound)) and not still_bound(kernel, bound, arguments)", "False",
+           "not unwritten(bound, tag) and not still_bound(kernel, bound, arguments)", "False",
            edge(55)),
     Mutant("a tensor that a grid callable moves is passed as it was", FAST,
            "        elif not read_addresses(kernel, plan.device, arguments, payload, tail):\n", "        elif False:\n",
            edge(62)),
     Mutant("all grid callables get one dict", FAST,
-           "cdef dict bound = PyDict_Copy(kernel.template)  # cheaper than growing a new one",
-           "cdef dict bound = kernel.template", edge(55)),
+           "    cdef dict bound = named.spare\n    if bound is None:\n        bound = lowlat_noticed_copy(",
+           "    cdef dict bound = named.template\n    if False:\n        bound = lowlat_noticed_copy(", edge(55)),
+    Mutant("a dict that was kept is used again", FAST,
+           "    return Py_REFCNT(<PyObject*>bound) == 1 and named", "    return named",
+           (*edge(55), *tuned("each_heuristic_gets_its_own_dict"))),
+    Mutant("a dict that was written to is used again", FAST,
+           "named.places_known and unwritten(bound, tag)\n", "named.places_known\n",
+           (*edge(55), *tuned("each_heuristic_gets_its_own_dict"))),
+    Mutant("a dict in use is used again", FAST,
+           "    else:\n        named.spare = None\n    set_arguments", "    set_arguments", edge(55),
+           also=(("    return Py_REFCNT(<PyObject*>bound) == 1 and named", "    return named"), )),
+    Mutant("a dict keeps the tensors of the call before", FAST,
+           "            if tags[i] & TAG_TENSOR:\n", "            if False:\n", edge(52)),
+    Mutant("only what a grid callable changes is noticed, not the order", FAST,
+           "        if value != arguments[i] or name != <PyObject*>PyTuple_GET_ITEM(kernel.names, i):\n",
+           "        if value != arguments[i]:\n", edge(55)),
+    Mutant("numpy's subclasses are integers of numpy's", FAST,
+           "        if kind == <PyTypeObject*>known:\n", "        if issubclass(<object>kind, known):\n", edge(54)),
+    Mutant("a constexpr is the number it holds", FAST,
+           "            if type(index) is not int or state.constexpr_type.__index__ is not state.constexpr_index:\n",
+           "            if type(index) is not int:\n", edge(54)),
+    Mutant("bools and the like are multiplied for Triton", FAST,
+           "        if route == ROUTE_LAUNCHER:\n            return False  # Triton's", "        if False:\n"
+           "            return False  # Triton's", edge(54)),
+    Mutant("every subclass of tuple is a tuple", PYTHON_H,
+           "    return PyTuple_Check(object) &&\n           type->tp_as_mapping->mp_subscript == "
+           "PyTuple_Type.tp_as_mapping->mp_subscript &&\n           type->tp_as_sequence->sq_length == "
+           "PyTuple_Type.tp_as_sequence->sq_length;\n", "    (void)type;\n    return PyTuple_Check(object);\n",
+           edge(54)),
+    Mutant("a tuple is never called", FAST,
+           "    if not is_tuple(grid) and not is_list(grid) and PyCallable_Check",
+           "    if not isinstance(<object>grid, (tuple, list)) and PyCallable_Check", edge(54)),
 
     # ---- the launch -------------------------------------------------------------------------------------------------
     Mutant("True is all ones", FAST,
@@ -529,13 +585,11 @@ MUTANTS = [
     Mutant("the wrapper route over a callable grid launches nothing", FAST,
            "            call_wrapper(plan, blocks, stream, arguments, kernel.parameter_count)\n", "            pass\n",
            edge(60)),
-    Mutant("the wrapper route confuses cooperative and PDL", FAST,
-           "<uint64_t>stream, function, plan.cooperative, plan.pdl,\n            plan.packed_metadata",
-           "<uint64_t>stream, function, plan.pdl, plan.cooperative,\n            plan.packed_metadata", edge(27),
-           needs="Triton 3.7"),
+    Mutant("the wrapper route confuses cooperative and PDL", TRITON,
+           "modes = (launcher.launch_cooperative_grid, launcher.launch_pdl)",
+           "modes = (launcher.launch_pdl, launcher.launch_cooperative_grid)", edge(27)),
     Mutant("the wrapper route launches on the default stream", FAST,
-           "<uint64_t>stream, function, plan.cooperative, plan.pdl,\n            plan.packed_metadata",
-           "0, function, plan.cooperative, plan.pdl,\n            plan.packed_metadata", edge(43), needs="Triton 3.7"),
+           "    put(values, before + 3, <uint64_t>stream)\n", "    put(values, before + 3, 0)\n", edge(43)),
     Mutant("launch attributes are in another order", FAST,
            "        if pdl:\n"
            "            self.add_attribute(CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, 1)\n"
@@ -566,8 +620,108 @@ MUTANTS = [
     Mutant("warmup launches", FAST,
            "    if warmup:\n        lowlat_hold(compiled)\n        return compiled\n", "", edge(64)),
     Mutant("the last but one plan is taken unseen", FAST,
-           "    if not matches(<Plan>found, fingerprint, size):\n        found = PyDict",
-           "    if kernel.second is None:\n        found = PyDict", edge(2)),
+           "    if not matches(found, fingerprint, size):\n        slot =",
+           "    if found == NULL:\n        slot =", edge(2)),
+
+    # ---- the table of plans -----------------------------------------------------------------------------------------
+    Mutant("plans are found by hash alone", FAST,
+           "(slot.hash == hash\n                                and matches(entry_at(table, slot.number - 1), "
+           "fingerprint, size))", "slot.hash == hash", fast("fingerprints_with_one_hash")),
+    Mutant("plans grow without bound", FAST,
+           "        if len(table.entries) < MAX_PLANS:\n", "        if True:\n",
+           (*fast("plans_are_bounded"), *tuned("keys_are_bounded"))),
+    Mutant("an evicted plan hides others", FAST,
+           "        if ((place - table.slots[place].hash) & table.mask) >= ((place - hole) & table.mask):\n",
+           "        if False:\n", fast("plans_are_bounded")),
+    Mutant("a plan that moves up is hidden", FAST,
+           "        if ((place - table.slots[place].hash) & table.mask) >= ((place - hole) & table.mask):\n",
+           "        if True:\n", fast("plans_are_bounded")),
+    Mutant("plans in use are evicted in their turn", FAST,
+           "    (<Entry>found).used = True\n", "    pass\n", fast("plans_are_bounded")),
+    Mutant("when the table grows, nothing moves", FAST,
+           "            place = table.slots[i].hash & (2 * count - 1)\n", "            place = i\n",
+           fast("plans_are_bounded")),
+    Mutant("a forgotten kernel's plan is kept beside the new one", FAST,
+           "    if slot.number == 0:\n        if len(table.entries)", "    if True:\n        if len(table.entries)",
+           edge(39)),
+
+    # ---- warmup -----------------------------------------------------------------------------------------------------
+    Mutant("a kernel that was only compiled is launched", FAST,
+           "    if (<Plan>plan).route_ >= ROUTE_TRITON:\n        if (<Plan>plan).route_ == ROUTE_TRITON:\n",
+           "    if (<Plan>plan).route_ == ROUTE_TRITON:\n        if True:\n",
+           warmup("the_first_launch_is_tritons")),
+    Mutant("a mock is never aligned", FAST, "            tags[i] |= divisible(parameter, 0)\n", "",
+           warmup("tensors_dtypes_and_mocks_have_one_kernel")),
+    Mutant("a mock's dtype is not in the key", FAST,
+           "    return 0 if code is None else TAG_TENSOR + (<int>code << 1)\n", "    return TAG_TENSOR\n",
+           warmup("every_dtype")),
+    Mutant("a mock's dtype is known to be what it was", FAST,
+           "    return 0 if code is None else", "    return TAG_TENSOR + (6 << 1) if code is None else",
+           warmup("every_dtype")),
+    Mutant("mocks have the address they are born with", FAST,
+           "if len(attributes) == 2 and \"dtype\" in attributes", "if \"dtype\" in attributes",
+           warmup("mocks_that_are_not_as_made")),
+    Mutant("a dtype is a tensor by name, too", FAST,
+           "                and 0 <= binding.sources[i] < binding.positional):", "                and True):",
+           warmup("dtypes_where_no_tensor_goes")),
+    Mutant("a dtype by position is a constexpr's value", FAST,
+           "            if mocks[i] == 0 or (parameter.kind != KIND_PLAIN and parameter.kind != KIND_POINTER):\n"
+           "                return ARGUMENT\n",
+           "            if parameter.kind == KIND_CONSTEXPR:\n                mocks[i] = 0\n",
+           warmup("dtypes_where_no_tensor_goes")),
+    Mutant("mocks on AMD have storage of any size", FAST,
+           "            if lowlat_torch.ranged:\n                tags[i] |= TAG_SMALL\n", "",
+           warmup("mocks_on_amd")),
+    Mutant("warming up is counted twice", FAST, "    if through != THROUGH_WARMUP:\n        kernel.exits_",
+           "    if True:\n        kernel.exits_", warmup("tensors_dtypes_and_mocks_have_one_kernel")),
+    Mutant("a run that was replaced is not what warms up", FAST,
+           "kernel.run_replaced and through != THROUGH_RUN:", "kernel.run_replaced and through == THROUGH_GETITEM:",
+           warmup("warmup_or_run_replaced_on_the_kernel")),
+    Mutant("a replaced warmup is not called", TRITON,
+           '    (TritonJITFunction, "warmup", inspect.getattr_static(TritonJITFunction, "warmup", None)),\n', "",
+           warmup("replaced_functions")),
+    Mutant("a kernel that could not be loaded is Triton's for good", TRITON,
+           "    if warmup and not (known and _is_loaded(compiled)):", "    if warmup and not _is_loaded(compiled):",
+           warmup("out_of_resources")),
+
+    # ---- scratch memory ---------------------------------------------------------------------------------------------
+    Mutant("nobody asks the allocator for an empty grid", FAST,
+           "    if plan.scratch_size is not None:\n",
+           "    if plan.scratch_size is not None and blocks[0] * blocks[1] * blocks[2] > 0:\n", routes("sizes")),
+    Mutant("the size of scratch memory is a 32-bit number", FAST,
+           "<object>blocks[0] * blocks[1] * blocks[2] * plan.scratch_size",
+           "<int32_t>(blocks[0] * blocks[1] * blocks[2]) * plan.scratch_size", routes("sizes")),
+    Mutant("blocks of a cluster share their scratch memory", TRITON,
+           "scratch if hip else launcher.num_ctas * scratch", "scratch", routes("sizes_with_options")),
+    Mutant("one allocator serves all threads", TRITON,
+           "    return _allocation._allocator.get()(size, alignment, stream)\n",
+           "    global _first\n    _first = globals().get('_first') or _allocation._allocator.get()\n"
+           "    return _first(size, alignment, stream)\n", routes("allocators_of_threads_and_contexts")),
+    Mutant("scratch memory is not passed on", FAST,
+           "            put(values, place + i, memory)\n", "            put(values, place + i, None)\n",
+           routes("what_an_allocator_may_return", "tensors_as_memory")),
+    Mutant("profile scratch memory is forgotten", TRITON, "    elif launcher.profile_scratch_size > 0:\n",
+           "    elif False:\n", routes("profile_scratch_memory")),
+    Mutant("gsan is not noticed", TRITON, 'getattr(launcher, "gsan_enabled", False)', "False",
+           routes("a_launcher_with_gsan"), needs="Triton 3.8"),
+
+    # ---- AMD --------------------------------------------------------------------------------------------------------
+    Mutant("storage size is not in AMD's key", TRITON,
+           "return reason, environment, get_device, get_stream, c_getters, _is_hip(active)",
+           "return reason, environment, get_device, get_stream, c_getters, False", hip("storage_size")),
+    Mutant("buffer ops are read from the environment once", TRITON,
+           "        variables.append(_BUFFER_OPS_VARIABLE.encode())\n", "", hip("buffer_ops")),
+    Mutant("buffer ops assigned are not noticed", TRITON,
+           "        dicts.append(_own_dict(knobs.amd))\n", "", hip("buffer_ops")),
+    Mutant("AMD's replaced specialisers are not noticed", TRITON,
+           "for owner in _amd_specializers() for name in _SPECIALIZERS]", "for owner in () for name in _SPECIALIZERS]",
+           hip("replaced_specialisers")),
+    Mutant("a kernel keyed by AMD's backend has a plan under CUDA's driver", TRITON,
+           "and not _is_hip(_driver_config._active):", "and False:", hip("drivers_change")),
+    Mutant("HIP's launcher gets no exit hook", TRITON,
+           "exit_hook=hooks_end - 1 if hip else -1", "exit_hook=-1", hip("failures")),
+    Mutant("cooperative launches are ordinary ones on AMD", TRITON,
+           "return ((launcher.launch_cooperative_grid, ), (*scratch", "return ((False, ), (*scratch", hip("options")),
 
     # ---- tuners and heuristics --------------------------------------------------------------------------------------
     Mutant("a tuner's cache is looked into once", FAST,
@@ -659,21 +813,18 @@ MUTANTS = [
     Mutant("run replaced on a tuner is called by itself", FAST,
            "    if outer.run_replaced and through == THROUGH_GETITEM:\n", "    if outer.run_replaced:\n",
            tuned("run_captured_before_it_was_replaced")),
-    Mutant("all heuristics get one dict", FAST,
-           "            elif Py_REFCNT(<PyObject*>bound) != 1 or lowlat_dict_tag(bound) != tag:\n",
-           "            elif False:\n", tuned("each_heuristic_gets_its_own_dict"), needs="CPython 3.11 or older"),
-    Mutant("the last call's tensors are kept for the heuristics", FAST,
-           "    return 0 if type_of(argument) == state.tensor_type else remember_one(shape, i, argument)\n",
-           "    return remember_one(shape, i, argument)\n",
-           tuned("scalars_are_remembered_and_nothing_else", "arguments_are_not_kept_alive"),
-           also=(("            or argument == Py_None or (is_tuple(argument) and only_ints(argument))):\n",
-                  "            or True):\n"), )),
+    Mutant("a heuristic does not see what those before it returned", FAST,
+           "(*positional_names, *given, *after)", "(*positional_names, *given, *names)", tuned("heuristics")),
+    Mutant("heuristics' dicts keep what they were given", FAST,
+           "                keep_scalars(named, bound)\n", "",
+           tuned("scalars_are_remembered_and_nothing_else", "arguments_are_not_kept_alive",
+                 "what_heuristics_get_is_not_kept")),
     Mutant("heuristics are read once", FAST,
            "    return lowlat_stamp_current(&shape.stamp, <PyObject*>values) or read_heuristics(shape, values)\n",
            "    return shape.functions[0] != NULL or read_heuristics(shape, values)\n", tuned("values_changed")),
     Mutant("heuristics that add a heuristic are not noticed", FAST,
-           "        check_heuristics(shape, values)\n        bound = copied = None\n",
-           "        bound = copied = None\n", tuned("heuristics_that_add_a_heuristic")),
+           "        check_heuristics(shape, values)\n        fn = outer.fn\n",
+           "        fn = outer.fn\n", tuned("heuristics_that_add_a_heuristic")),
     Mutant("a heuristic's value does not replace the caller's", FAST,
            "            extended[positional + shape.places[i]] = results[i]\n",
            "            if shape.places[i] >= keywords:\n"
@@ -684,10 +835,6 @@ MUTANTS = [
            tuned("nothing_leaks")),
     Mutant("configurations are kept after the cache was cleared", FAST,
            "        drop_shapes(tuner)  # the cache", "        pass  # the cache", tuned("configs_are_not_kept_alive")),
-    Mutant("a tuner's choices grow without bound", FAST,
-           "    if len(shape.choices) >= MAX_PLANS or len(tuner.strings) >= MAX_PLANS:\n        drop",
-           "    if False:\n        drop", tuned("keys_are_bounded")),
-
     # ---- tensor descriptors -----------------------------------------------------------------------------------------
     Mutant("a tensor map is known by its address", FAST,
            "memcmp(maps.entries[maps.last].key, key, maps.size)", "memcmp(maps.entries[maps.last].key, key, 8)",

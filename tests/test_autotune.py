@@ -946,6 +946,55 @@ def test_each_heuristic_gets_its_own_dict():
     assert all(arguments["n"] == 5 for arguments in kept)
 
 
+def test_what_heuristics_get_is_not_kept():
+    """Their dicts are used again, without tensors, grids and objects of the call before."""
+
+    class Thing:
+        pass
+
+    outer = lowlat.heuristics({"BLOCK": lambda args: 16, "MODE": lambda args: "m"})(lowlat.jit(add))
+    for count in range(3):
+        x, y, z, thing = aligned(), torch.nn.Parameter(aligned()), aligned(), Thing()
+        for _ in range(2):
+            outer[lambda meta, thing=thing: (1, )](x, y, 5 + count)
+            outer.run(z, y, n=5, grid=lambda meta, thing=thing: (1, ), warmup=False)
+            with pytest.raises(TypeError):
+                outer[GRID](x, y, thing)
+        references = [weakref.ref(item) for item in (x, y, z, thing)]
+        del x, y, z, thing
+        gc.collect()
+        assert [reference() for reference in references] == [None] * 4
+
+
+def test_heuristics_within_heuristics():
+    """One that launches through the same heuristics, and threads in them, see their own arguments."""
+    results = []
+
+    def build(library):
+        seen = []
+
+        def block(arguments):
+            seen.append(list(arguments.items()))
+            if arguments["n"] == 7:
+                results[-1][GRID](arguments["y"], arguments["x"], 8)
+            seen.append(list(arguments.items()))
+            return 16
+
+        results.append(library.heuristics({"m": lambda args: args["n"], "BLOCK": block, "MODE": lambda args: "m"})(
+            library.jit(add)))
+        return results[-1], seen
+
+    x, y = aligned(), aligned()
+    outcomes = []
+    for library in (triton, lowlat):
+        outer, seen = build(library)
+        for _ in range(3):
+            outer[GRID](x, y, 7)
+            outer[GRID](x, y, 9)
+        outcomes.append(seen)
+    assert outcomes[0] == outcomes[1] and len(outcomes[0]) == 18
+
+
 def test_heuristics_override_and_take_their_place():
     """A name the caller gave keeps its place among the options and gets the heuristic's value."""
     both, seen = both_with({"num_warps": lambda args: 8, "MODE": lambda args: "other",

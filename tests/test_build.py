@@ -41,6 +41,14 @@ def test_version():
     assert f'version = "{lowlat.__version__}"' in (ROOT / "pyproject.toml").read_text()
 
 
+def test_asv_measures_what_requirements_pin():
+    pins = dict(re.findall(r"^([\w-]+)==(.+)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
+    required = re.search(r'"req": \{(.*?)\}', (ROOT / "asv_bench" / "asv.conf.json").read_text(), re.DOTALL)[1]
+    installed = dict(re.findall(r'"([\w-]+)": \["(.+?)"\]', required))
+    assert {"torch", "triton", "Cython"} <= set(installed)
+    assert installed == {name: pins[name] for name in installed}
+
+
 def test_stub_matches_the_module():
     pytest.importorskip("mypy")
     result = subprocess.run([sys.executable, "-m", "mypy.stubtest", "lowlat._fast", "--ignore-disjoint-bases",

@@ -195,7 +195,7 @@ def test_with_scratch_memory_and_half_precision():
 
     allocated = torch.zeros(4096, dtype=torch.int8)
     triton.set_allocator(lambda size, alignment, stream: allocated)
-    for function, rest, route in ((through_memory, (torch.zeros(512), 3), "launcher"), (scaled, (0.5, ), "wrapper")):
+    for function, rest, route in ((through_memory, (torch.zeros(512), 3), "wrapper"), (scaled, (0.5, ), "wrapper")):
         pair = Pair(function)
         for descriptor in (describe(), describe(32), describe(padding="nan")):
             pair.fast(GRID, descriptor, *rest)

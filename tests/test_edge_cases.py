@@ -7,9 +7,11 @@ import concurrent.futures
 import contextlib
 import ctypes
 import enum
+import functools
 import gc
 import importlib.util
 import itertools
+import operator
 import os
 import random
 import struct
@@ -32,7 +34,7 @@ from triton.runtime.jit import KernelInterface
 
 import lowlat
 from lowlat import _fast, _torch, null
-from oracle import Pair, address_of, aligned, changed, outcome, torch, unaligned
+from oracle import Pair, address_of, aligned, changed, observe, outcome, torch, unaligned
 
 pytestmark = pytest.mark.null
 
@@ -455,8 +457,8 @@ class Ranged:
 
 @pytest.mark.torch
 def test_22_amd_storage_size(monkeypatch):
-    """On AMD the key also says whether 32 bits can address the storage.  lowlat leaves every call on another driver
-    than CUDA's; loading and launching on AMD takes an AMD GPU."""
+    """On AMD the key also says whether 32 bits can address the storage.  lowlat leaves every call on a driver of its
+    own to Triton; test_hip.py has Triton's HIP driver."""
     from triton._C.libtriton import native_specialize_impl
     from triton.backends.amd.compiler import HIPBackend
 
@@ -1347,6 +1349,17 @@ def test_52_nothing_is_kept_alive():
     del x
     assert reference() is None
 
+    for route in ("driver", "wrapper"):  # the dict of a grid callable is used again
+        kernel.route = route
+        tensors = [aligned(), torch.nn.Parameter(aligned()), unaligned()]
+        for tensor in tensors * 2:
+            kernel[lambda meta: GRID](tensor, 300, m=16)
+            kernel[lambda meta: KEPT.clear() or GRID](tensor, int("123456789012345"), BLOCK=64)
+        references = [weakref.ref(tensor) for tensor in tensors]
+        del tensors, tensor
+        assert [reference() for reference in references] == [None] * 3
+    kernel.route = "auto"
+
     x = aligned()
     references = [weakref.ref(kernel[GRID](x, 300, num_warps=warps)) for warps in (1, 2, 4)]
     kernel[GRID](x, 300, num_warps=1)
@@ -1450,11 +1463,48 @@ class Sequence:
         return (6, 7)[i]
 
 
+class Upside(tuple):
+    """Items and length are not where a tuple has them, and it is called first of all."""
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, i):
+        return 10 - i
+
+
+class Called(tuple):
+
+    def __call__(self, meta):
+        return (7, len(self))
+
+
+class Index:
+
+    def __index__(self):
+        return 6
+
+
+class Odd(numpy.int64):
+
+    def __index__(self):
+        return 9
+
+
+class Doubled(int):
+    """To Triton's launcher the int that it is."""
+
+    def __index__(self):
+        return 2 * int(self)
+
+    __int__ = __index__
+
+
 @pytest.mark.parametrize("grid", [
-    numpy.array([2, 3]), Sequence(), {0: 3, 1: 4}, {0: 3}, (tl.constexpr(3), 2),
-    (numpy.int64(3), numpy.int32(2)), (True, 2), [2, False], collections.UserList([5]),
-    range(4, 7), b"ab", Point(2, 3), (Size.SIXTEEN, ),
-    *([torch.Size([4]), (torch.tensor(3), ), torch.tensor([2, 3])] if torch else [])
+    numpy.array([2, 3]), Sequence(), {0: 3, 1: 4}, {0: 3}, collections.UserList([5]), range(4, 7), b"ab",
+    Upside((1, 2)), (Index(), ), (Odd(3), 2), (tl.constexpr(True), ), (tl.constexpr(numpy.int64(2)), ),
+    (numpy.array(3), ), (numpy.array(3)[()].view(numpy.uint64), numpy.array([4])[0:1][0], numpy.array(2)),
+    *([(torch.tensor(3), ), torch.tensor([2, 3])] if torch else [])
 ], ids=repr)
 def test_54_grid_containers(grid):
     """Anything with a length and items will do, and any item that is an index: Triton's to read."""
@@ -1465,6 +1515,76 @@ def test_54_grid_containers(grid):
         pair.call(grid, x, 5)
         pair.call(lambda meta: grid, x, 5)
     pair.fast((5, ), x, 5)
+
+
+@pytest.mark.parametrize("grid", [
+    Point(2, 3), (Size.SIXTEEN, ), (True, 2), [2, False], (Doubled(3), 2), [2**20, Doubled(2**14)],
+    (tl.constexpr(3), 2), [4, tl.constexpr(-1)], [2, 3, tl.constexpr(2**31 - 1)],
+    *[(kind(3), 2, kind(4)) for kind in (
+        numpy.int8, numpy.int16, numpy.int32, numpy.int64, numpy.uint8, numpy.uint16, numpy.uint32, numpy.uint64,
+        numpy.longlong, numpy.ulonglong, numpy.intc)],
+    (numpy.int64(-3), 2), (numpy.int64(2**31 - 1), ),
+    *([torch.Size([4]), torch.Size([2, 3, 4, 5]), torch.Size([2, 3, 4])[:2], (torch.Size([6])[0], )] if torch else [])
+], ids=repr)
+def test_54_grids_that_are_as_good(grid):
+    """Read as Triton's launcher reads them, where that runs no line of Python."""
+    pair, x = Pair(stores), aligned()
+    pair.fast(grid, x, 5)
+    pair.fast(lambda meta: grid, x, 5)
+    pair.fast(grid, x, 5, num_ctas=2)
+    pair.run(x, 5, grid=grid, warmup=False)
+    pair.lowlat.route = "wrapper"
+    pair.fast(grid, x, 5)
+    pair.fast(lambda meta: grid, x, 5)
+
+
+@pytest.mark.parametrize("grid", [(tl.constexpr(2.0), ), (tl.constexpr("2"), ), (tl.constexpr(2**31), ),
+                                  (numpy.int64(2**31), 1), (numpy.uint64(2**64 - 1), ), (numpy.float32(2), ),
+                                  (numpy.bool_(True), ), (numpy.timedelta64(3), ), Point("x", 1), (Doubled(2**31), ),
+                                  *([torch.Size([]), torch.Size([2**31])] if torch else [])], ids=repr)
+def test_54_grids_that_are_not_as_good(grid):
+    pair, x = Pair(one), aligned()
+    pair.fast(GRID, x, 5)
+    with leaving(pair, "grid", 2):
+        for way in (grid, lambda meta: grid):
+            assert pair.call(way, x, 5).error is not None
+
+
+def test_54_a_tuple_that_can_be_called():
+    pair, x = Pair(one), aligned()
+    for _ in range(2):
+        assert pair.call(Called((3, 4)), x, 5).launches[0].grid == (7, 2, 1)
+    with leaving(pair, "grid", 1):
+        assert pair.call(lambda meta: Upside((1, 2)), x, 5).launches[0].grid == (10, 9, 8)
+    pair.fast(lambda meta: Called((3, 4)), x, 5)
+
+
+def test_54_constexpr_items_whose_index_is_patched(monkeypatch):
+    pair, x, grid = Pair(one), aligned(), (tl.constexpr(3), 2)
+    pair.fast(grid, x, 5)
+    monkeypatch.setattr(tl.constexpr, "__index__", lambda self: self.value + 5)
+    with leaving(pair, "grid", 2):
+        assert pair.call(grid, x, 5).launches[0].grid == (8, 2, 1)
+        assert pair.call(lambda meta: grid, x, 5).launches[0].grid == (8, 2, 1)
+    monkeypatch.undo()
+    pair.fast(grid, x, 5)
+
+
+def test_54_items_that_scratch_memory_is_counted_by():
+    """Triton multiplies them as they are, and what numpy's product is depends on the type."""
+    from triton.runtime import _allocation
+
+    asked, memory = [], aligned(4096)
+    pair = Pair(needs_scratch)
+    triton.set_allocator(lambda size, alignment, stream: asked.append(size) or memory)
+    try:
+        for grid in ((2, 3), (numpy.int64(2), 3), (True, 2), (tl.constexpr(2), )):
+            for _ in range(2):
+                asked.clear()
+                pair.call(grid, memory, 64, 64, BLOCK=16)
+                assert len(asked) == 2 and asked[0] == asked[1]
+    finally:
+        triton.set_allocator(_allocation.NullAllocator())
 
 
 def reads(meta):
@@ -1502,6 +1622,24 @@ def keeps(meta):
     return (len(KEPT[0]) + len(meta), )
 
 
+class Sized:
+
+    def __init__(self, extra):
+        self.extra = extra
+
+    def grid(self, meta):
+        return [meta["n"] + self.extra, meta["m"]]
+
+    __call__ = grid
+
+
+class Grid(tuple):
+    """A class is a callable."""
+
+    def __new__(cls, meta):
+        return super().__new__(cls, (meta["n"], meta["m"]))
+
+
 REPLACEMENT = aligned()
 KEPT = []
 
@@ -1532,6 +1670,155 @@ def test_55_callable_grids(grid):
         meta["n"] = 1000  # after the launch it is the callable's
     pair.fast(GRID, x, 3)
     assert pair.call(reads, x, 3).launches[0].grid == (3, 16, 1)
+
+
+def takes_out(meta):
+    del meta["n"]
+    raise LookupError("no grid today")
+
+
+def empties(meta):
+    meta.clear()
+    raise LookupError("no grid today")
+
+
+def fills_again(meta):
+    """The same names and values, in a table of another size."""
+    items = dict(meta)
+    meta.clear()
+    meta.update({f"other {i}": i for i in range(100)})
+    meta.clear()
+    meta.update(items)
+    return GRID
+
+
+def adds_for_a_while(meta):
+    meta["extra"] = 1
+    del meta["extra"]
+    return GRID
+
+
+def keeps_a_view(meta):
+    KEPT.append(meta.items())
+    return GRID
+
+
+def keeps_an_iterator(meta):
+    KEPT.append(iter(meta.values()))
+    return GRID
+
+
+def keeps_a_frame(meta):
+    KEPT.append(sys._getframe())
+    return GRID
+
+
+def gives_itself(meta):
+    return meta
+
+
+ABUSES = [reads, replaces, replaces_numbers, reorders, adds, puts_back, keeps, takes_out, empties, fills_again,
+          adds_for_a_while, keeps_a_view, keeps_an_iterator, keeps_a_frame, gives_itself]
+
+
+@pytest.mark.parametrize("abuse", ABUSES, ids=lambda grid: grid.__name__)
+def test_55_what_was_done_to_the_dict_before(abuse):
+    """Whatever a callable did to its dict, the next one's is whole and has the arguments of its own call."""
+    pair, x, y = Pair(defaults), aligned(), aligned()
+    pair.fast(GRID, x, 3)
+
+    def watches(meta):
+        observe(type(meta), list(meta.items()), gc.is_tracked(meta) or torch is None)
+        return (meta["n"], )
+
+    before = []
+    for _ in range(2):
+        for args in ((x, 3), (y, 5, 9), (x, 2**40, 7, 32)):
+            KEPT.clear()
+            pair.call(abuse, *args)
+            kept = [meta for meta in KEPT if type(meta) is dict]
+            before += [(meta, list(meta.items())) for meta in kept]
+            pair.call(watches, x, 3)
+            pair.call(watches, y, m=17)
+    assert all(list(meta.items()) == items for meta, items in before)
+    with natively(pair):
+        pair.call(watches, y, 5)
+
+
+def test_55_a_dict_with_an_entry_more_is_used_up():
+    """A namespace for eval(), which adds to it."""
+    pair, x = Pair(defaults), aligned()
+    pair.fast(GRID, x, 3)
+    for _ in range(3):
+        pair.call(lambda meta: (eval("n + m", {}, meta), ), x, 3)
+        pair.call(lambda meta: (eval("n + m", {**meta}), ), x, 3)
+
+
+def test_55_a_callable_within_a_callable():
+    """A launch of the same kernel from its own grid callable has a dict of its own, and its own arguments."""
+    pair, x, y = Pair(defaults), aligned(), aligned()
+
+    def launch(kernel):
+        def inner(meta):
+            observe("inner", list(meta.items()))
+            return (meta["m"], )
+
+        def outer(meta):
+            observe("outer", list(meta.items()))
+            kernel[inner](y, 9, 11)
+            kernel[inner](y, 10, 12)
+            observe("outer", list(meta.items()))
+            return (meta["n"], )
+
+        return [kernel[outer](x, 3), kernel[inner](x, 4, 5), kernel[outer](y, 6)]
+
+    for _ in range(2):
+        separately(pair, launch)
+    with natively(pair):
+        assert [record.grid[0] for record in separately(pair, launch).launches] == [11, 12, 3, 5, 11, 12, 6]
+
+
+def test_55_threads_in_a_callable():
+    """Each has its own dict, as long as it is in there."""
+    pair, tensors = Pair(defaults), [aligned() for _ in range(4)]
+    kernel = pair.lowlat
+    for number in range(4):
+        kernel[GRID](tensors[number], 100 + 2 * number + 1)
+    together = threading.Barrier(4)
+    seen = [[] for _ in range(4)]
+
+    def work(number):
+        def grid(meta):
+            together.wait(60)
+            seen[number].append(list(meta.items()))
+            together.wait(60)
+            seen[number].append(list(meta.items()))
+            return (number + 1, )
+
+        for i in range(25):
+            kernel[grid](tensors[number], 100 + 2 * number + 1, 2 * i + 1001)
+
+    threads = [threading.Thread(target=work, args=(number, )) for number in range(4)]
+    with null.record() as launches:
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+    assert len(launches) == 100
+    for number in range(4):
+        expected = [[("x", tensors[number]), ("n", 100 + 2 * number + 1), ("m", 2 * i + 1001), ("BLOCK", 16)]
+                    for i in range(25)]
+        assert seen[number] == [items for items in expected for _ in range(2)]
+    for record in launches:
+        assert int.from_bytes(record.parameters[0], "little") == address_of(tensors[record.grid[0] - 1])
+
+
+@pytest.mark.parametrize("grid", [
+    operator.itemgetter("n", "m"), functools.partial(lambda extra, meta: (meta["n"] + extra, ), 2), Sized(4).grid,
+    Sized(5), Grid
+], ids=repr)
+def test_55_callables_of_all_kinds(grid):
+    pair, x = Pair(defaults), aligned()
+    pair.fast(grid, x, 3)
+    pair.fast(grid, x, 5, m=2)
 
 
 @pytest.mark.parametrize("grid", [(), [], 5, None, (1.5, ), (2.0, 1), "a", "", ("x", ), (None, 1), [[]], (2**31, ),
@@ -1819,11 +2106,11 @@ def test_keywords_are_held_while_python_code_runs():
 
 @pytest.mark.parametrize("owner, name", [
     (CompiledKernel, "launch_metadata"), (CompiledKernel, "_init_handles"), (CudaLauncher, "__call__"),
-    (HookChain, "__call__"), (torch.Tensor, "data_ptr"), (torch.nn.Parameter, "data_ptr")
+    (HookChain, "__call__"), *([(torch.Tensor, "data_ptr"), (torch.nn.Parameter, "data_ptr")] if torch else [])
 ], ids=lambda part: getattr(part, "__name__", part))
 def test_whoever_wraps_a_function_of_the_launch_sees_every_launch(owner, name, monkeypatch):
     pair, x, seen = Pair(pointers), aligned(), []
-    parameter = torch.nn.Parameter(aligned())
+    parameter = torch.nn.Parameter(aligned()) if torch else aligned()
     pair.fast(GRID, x, parameter)
     original = getattr(owner, name)
 

@@ -3,7 +3,9 @@
 import ctypes
 import gc
 import itertools
+import struct
 import sys
+from collections import Counter
 
 import pytest
 import triton
@@ -11,8 +13,8 @@ import triton.language as tl
 from triton import knobs
 
 import lowlat
-from lowlat import null
-from oracle import Pair, aligned, changed, outcome, torch, unaligned
+from lowlat import _fast, null
+from oracle import Pair, aligned, changed, observe, outcome, torch, unaligned
 
 pytestmark = pytest.mark.null
 
@@ -269,7 +271,14 @@ def test_no_cap_on_parameters(count, tmp_path):
     half = count // 2
     names = pair.lowlat.arg_names
     pair.fast(GRID, *arguments[:half], **dict(zip(names[half:], arguments[half:])))
-    pair.fast(lambda meta: (len(meta) + 1, ), *arguments)
+
+    def grid(meta):
+        observe([(name, number) for name, number in meta.items() if type(number) is int])
+        return (len(meta) + 1, )
+
+    for i in range(3):
+        pair.fast(grid, *[number + 16 * i if type(number) is int and number > 1 else number for number in arguments])
+        pair.fast(grid, *arguments)
 
 
 # ---- annotations ----------------------------------------------------------------------------------------------------
@@ -579,24 +588,100 @@ def test_route_is_checked():
         lowlat.jit(one).route = "fastest"
 
 
+PLANS = 4096  # how many a kernel keeps
+
+
+def nan(payload):
+    """Different for lowlat, which goes by the bits, and one kernel for Triton, which goes by the text."""
+    return struct.unpack("d", struct.pack("Q", 0x7FF8 << 48 | payload))[0]
+
+
 def test_plans_are_bounded():
-    """A generator of constexprs neither grows nor breaks a kernel."""
+    """Ever new specialisations: the least used make room, one at a time; those in use stay."""
+    pair, x = Pair(value), aligned()
+    kernel = pair.lowlat
+    pair.fast(GRID, x, 5)
+    compiled = kernel[GRID](x, nan(0))
+    for i in range(1, 2 * PLANS + 1000):
+        assert kernel[GRID](x, nan(i)) is compiled
+        before = kernel.exits
+        if i % 5 == 0:
+            assert kernel[GRID](x, nan(i - min(i, 500))) is compiled  # not long ago
+        if i % 1000 == 0:
+            pair.call(GRID, x, 5)  # again and again
+        assert kernel.exits == before, i
+    assert len(kernel.plans) == len(set(kernel.plans)) == PLANS
+    assert sum(type(item) is type(kernel.plans[0]) for item in gc.get_objects()) < PLANS + 500
+    kernel[GRID](x, nan(1))
+    assert kernel.exits == {"first call": 2 * PLANS + 1002}
+    kernel.forget()
+    assert kernel.plans == []
+    pair.fast(GRID, x, 5)
+    pair.fast(GRID, x, 6)
+    assert len(kernel.plans) == 2
+
+
+def test_fingerprints_with_one_hash():
+    """Two specialisations that a table looks for in the same place are two."""
+    pair, x = Pair(value), aligned()
+    pair.fast(GRID, x, 5)
+    parts = _fast.fingerprint_of(pair.lowlat, (x, 0x0123456789), {}).split((0x0123456789).to_bytes(8, "little"))
+    known = {}
+    for v in itertools.count():
+        other = known.setdefault(_fast.hash_of_fingerprint(v.to_bytes(8, "little").join(parts)), v)
+        if other != v:
+            break
+    hashes = [_fast.hash_of_fingerprint(_fast.fingerprint_of(pair.lowlat, (x, n), {})) for n in (v, other)]
+    assert hashes[0] == hashes[1]
+    for _ in range(3):
+        for n in (v, 5, 6, other, 7, 8):
+            pair.call(GRID, x, n)
+    assert pair.lowlat.exits == {"first call": 6}
+
+
+def test_strings_are_told_apart_for_ever():
+    """By numbers.  One that has been forgotten gets a new number, and no number goes to another string."""
     kernel, x = lowlat.jit(value), aligned()
-    compiled = kernel[GRID](x, 0)
-    cache = kernel.device_caches[0][0]
-    entry = kernel.device_caches[0]
 
-    class Anything(dict):
-        """Stands in for a compiled kernel under every key, to spare 5,000 compilations."""
+    def fingerprint(text):
+        return _fast.fingerprint_of(kernel, (x, text), {})
 
-        def get(self, key, default=None):
-            return compiled
+    often = fingerprint("often")
+    texts = [f"string {i}" for i in range(3 * PLANS)]
+    seen = {often}
+    for text in texts:
+        seen.add(fingerprint(text))
+        assert fingerprint("often") == often
+    assert len(seen) == 1 + len(texts)
+    again = [fingerprint(text) for text in texts]
+    assert again[0] not in seen and len({*again, often}) == 1 + len(texts)
+    held = Counter(sys.getrefcount(text) for text in texts)
+    assert held[min(held)] >= len(texts) - 2 * PLANS
 
-    del cache
-    kernel.device_caches[0] = (Anything(entry[0]), *entry[1:])
-    for i in range(5000):
-        kernel[GRID](x, f"value {i}")
-    assert len(kernel.plans) <= 4096
+
+def test_strings_of_a_kernel_are_launched_right():
+    pair, x = Pair(value), aligned()
+    for text in ("a", "b"):
+        pair.fast(GRID, x, text)
+    for i in range(3 * PLANS):
+        _fast.fingerprint_of(pair.lowlat, (x, f"string {i}"), {})
+    for text in ("b", "a", "c", "a", "b"):
+        pair.fast(GRID, x, "".join([text, ""]))
+
+
+def test_shapes_of_calls_by_turns():
+    """More shapes of call than are compared one by one."""
+    pair, x = Pair(defaults), aligned()
+    calls = [((x, 3, 5), {}), ((x, 3), {"m": 5}), ((x, ), {"m": 5, "n": 3}), ((x, ), {"n": 3, "m": 5}),
+             ((), {"x": x, "n": 3, "m": 5}), ((), {"n": 3, "x": x, "m": 5}), ((x, 3, 5, 32), {}),
+             ((x, 3, 5), {"BLOCK": 32}), ((x, 3), {"BLOCK": 32, "m": 5}), ((x, 3, 5), {"num_warps": 2}),
+             ((x, 3), {"num_warps": 2}), ((x, 3), {})]
+    for _ in range(3):
+        before = pair.lowlat.exits
+        for args, kwargs in calls:
+            pair.call(GRID, *args, **kwargs)
+            pair.run(*args, grid=GRID, warmup=False, **kwargs)
+    assert pair.lowlat.exits == before
 
 
 def test_shapes_of_calls_are_bounded():

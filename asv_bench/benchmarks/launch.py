@@ -1,52 +1,144 @@
-"""Launch latency across commits, in microseconds per launch; path and case are parameters, so that a ratio comes from
-one run.
+"""Host time of a launch, in microseconds or nanoseconds, learnt and compiled kernels only.
 
-`track_*` with the benchmark's own loop: with any `setup`, asv_runner 0.3 and later time every call by itself.  On the
-GPU where there is one, else on the null driver.
+`track_*` with loops of its own: with any set-up, asv_runner 0.3 and later time every call by itself.  All values come
+from one process, with the paths of a case interleaved batch by batch, so that a ratio can be read; it passes twice over
+everything and gives two samples of each, since batches that follow each other have more in common than is true.
 """
 
-from lowlat import bench
+from functools import partial
 
-BATCHES = 30
-_device = None
+from .common import case_named, checkout_bench, device, floor, loop, needs, nothing, passes, samples, timed
+
+PATHS = ["lowlat", "wrapper", "floor", "triton"]
+CASES = ["19 params", "median call", "0 params", "4 params", "32 params", "58 params", "callable grid", "run door",
+         "tuned", "heuristics"]
+
+_INTS = [3 + 7 * i if i % 3 else 16 * (i + 2) for i in range(16)]  # none is 1, some are multiples of 16
+KINDS = {  # 16 arguments after p0
+    "tensor": ("tensors_17", [f"p{i + 1}" for i in range(16)]),
+    "int": ("scalars_16", _INTS),
+    "int by keyword": ("scalars_16", [f"n{i}={value}" for i, value in enumerate(_INTS)]),
+    "int of 64 bits": ("scalars_16", [2**40 + value for value in _INTS]),
+    "float": ("scalars_16", [value + 0.5 for value in _INTS]),
+    "bool": ("scalars_16", [value % 2 == 0 for value in _INTS]),
+    "None": ("scalars_16", [None] * 16),
+    "constexpr int": ("constexprs_16", _INTS),
+    "constexpr str": ("constexprs_16", [repr(f"c{value}") for value in _INTS]),
+    "constexpr dtype": ("constexprs_16", ["dtype"] * 16),
+}
+
+SITES = {  # the calls that follow each other at one place
+    "same call": ["p0, p1, 77, 32"],
+    "2 specialisations": ["p0, p1, 77, 32", "p0, p1, 80, 32"],
+    "8 specialisations": [f"p0, p1, {n}, {constant}" for constant in (32, 64, 96, 128) for n in (77, 80)],
+    "fresh tensor": ["item, p1, 77, 32"],
+    "fresh big int": ["p0, p1, item, 32"],
+}
 
 
-def _measured(case_name):
-    """All paths of a case, measured interleaved, once per process."""
-    global _device
-    if _device is None:
-        _device = bench.Device()
-    if case_name not in _results:
-        case = next(case for case in (*bench.CASES, *bench.SLOPES) if case.name == case_name)
-        _results[case_name], _ = bench.measure(case, _device, BATCHES)
-    return _results[case_name]
+def setup_cache():
+    return passes({
+        **{name: partial(latency, name) for name in CASES},
+        **{name: partial(argument, name) for name in KINDS},
+        **{name: partial(site, name) for name in SITES},
+    })
 
 
-_results = {}
+def latency(name):
+    import triton
+
+    import lowlat
+
+    if name in ("tuned", "heuristics"):
+        needs("autotune")
+    case = case_named(name)
+    tensors = device().tensors(case.tensors)
+    names = {"grid": (lambda meta: (1, )) if case.callable_grid else (1, ),
+             **{f"p{i}": tensor for i, tensor in enumerate(tensors)}}
+    slower = lowlat.jit(case.kernel)
+    slower.route = "wrapper"
+    fast, slower = case.around(lowlat, lowlat.jit(case.kernel)), case.around(lowlat, slower)
+    plain = case.around(triton, triton.jit(case.kernel))
+    loops = {path: loop(case.call, k=kernel, **names)
+             for path, kernel in (("lowlat", fast), ("wrapper", slower), ("triton", plain))}
+    loops["floor"] = floor(eval(case.call, {"k": plain, **names}), tensors)
+    return timed(loops, [fast, slower], tensors[0] if tensors else None)
 
 
-class Launch:
-    params = [list(bench.PATHS), [case.name for case in bench.CASES]]
+def argument(kind):
+    """Of 16 arguments of this kind, what one adds."""
+    import triton
+    import triton.language as tl
+
+    import lowlat
+
+    kernels = checkout_bench().kernels
+    function, arguments = KINDS[kind]
+    tensors = device().tensors(17)
+    names = {"grid": (1, ), "dtype": tl.float32, **{f"p{i}": tensor for i, tensor in enumerate(tensors)}}
+    loops, lowlats = {}, []
+    for library in (lowlat, triton):
+        few, many = library.jit(kernels.tensors_1), library.jit(getattr(kernels, function))
+        loops[library, 1] = loop("k[grid](p0)", k=few, **names)
+        loops[library, 17] = loop(f"k[grid](p0, {', '.join(map(str, arguments))})", k=many, **names)
+        if library is lowlat:
+            lowlats = [few, many]
+    times = timed(loops, lowlats, tensors[0])
+    return {library.__name__: (times[library, 17] - times[library, 1]) / 16 for library in (lowlat, triton)}
+
+
+def site(name):
+    import triton
+
+    import lowlat
+
+    p0, p1 = device().tensors(2)
+    items = {"fresh tensor": lambda times: iter([p0[:] for _ in range(times)]),
+             "fresh big int": lambda times: iter(range(2**40, 2**40 + 16 * times, 16))}.get(name, nothing)
+    function = checkout_bench().kernels.parameters_4
+    kernels = {"lowlat": lowlat.jit(function), "triton": triton.jit(function)}
+    calls = "; ".join(f"k[grid]({arguments})" for arguments in SITES[name])
+    loops = {path: loop(calls, k=kernel, grid=(1, ), p0=p0, p1=p1) for path, kernel in kernels.items()}
+    return timed(loops, [kernels["lowlat"]], p0, items, len(SITES[name]))
+
+
+class Latency:
+    """One launch; floor: cuLaunchKernelEx in a C loop, wrapper: lowlat by way of Triton's compiled launcher."""
+
+    params = [PATHS, CASES]
     param_names = ["path", "case"]
-    unit = "us"
-    version = "1"  # raised by hand when the loop changes; asv does not see that
+    version = "1"  # raised by hand when what is measured changes; asv does not see that
 
-    def track_host_time(self, path, case):
-        return _measured(case)[path].median / 1000
+    def track_launch(self, measured, path, case):
+        return samples(measured, case, path, 1e-3)
 
-    track_host_time.unit = unit
-    track_host_time.version = version
+    track_launch.unit = "us"
+    track_launch.rounds = 4
 
 
-class Slope:
-    """Nanoseconds for each further argument."""
+class Argument:
+    """One more argument of a kind."""
 
-    params = [["lowlat", "triton"], ["tensor", "scalar", "constexpr"]]
+    params = [["lowlat", "triton"], list(KINDS)]
     param_names = ["path", "kind"]
+    version = "1"
 
-    def track_slope(self, path, kind):
-        many = {"tensor": "17 tensors", "scalar": "16 scalars", "constexpr": "16 constexprs"}[kind]
-        return (_measured(many)[path].median - _measured("1 tensor")[path].median) / 16
+    def track_argument(self, measured, path, kind):
+        return samples(measured, kind, path)
 
-    track_slope.unit = "ns"
-    track_slope.version = "1"
+    track_argument.unit = "ns"
+    track_argument.rounds = 4
+
+
+class Site:
+    """One launch of a 4-parameter kernel where what is launched changes from call to call."""
+
+    params = [["lowlat", "triton"], list(SITES)]
+    param_names = ["path", "calls"]
+    version = "1"
+
+    def track_site(self, measured, path, calls):
+        return samples(measured, calls, path, 1e-3)
+
+    track_site.unit = "us"
+    track_site.rounds = 4

@@ -1,0 +1,161 @@
+"""What the benchmarks share.  Nothing heavy is imported at the top: asv starts a process for every value."""
+
+import functools
+import gc
+import importlib.util
+import itertools
+import json
+import operator
+import os
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+
+CHECKOUT = Path(__file__).parents[2]
+PROCESS = CHECKOUT / "asv_bench" / "process.py"
+
+ONCE = os.environ.get("LOWLAT_ASV") == "once"
+"""Every benchmark runs, briefly, and lowlat must have all that is measured: what CI wants to know."""
+
+PASSES, BATCHES = (1, 2) if ONCE else (2, 15)
+BATCH = 300  # launches; the driver's queue holds about 1,000
+
+
+@functools.cache
+def checkout_bench():
+    """lowlat.bench of the checkout on top of the lowlat that is installed: every commit launches the same kernels by
+    the same calls."""
+    name = "checkout_bench"
+    spec = importlib.util.spec_from_file_location(name, CHECKOUT / "lowlat" / "bench" / "__init__.py")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def case_named(name):
+    return next(case for case in checkout_bench().CASES if case.name == name)
+
+
+@functools.cache
+def device():
+    """The GPU, or the null driver: whichever is in the machine's name."""
+    found, named = checkout_bench().Device(), os.environ.get("LOWLAT_ASV_DEVICE")
+    if found.name != named:
+        raise RuntimeError(f"the machine is named for {named!r}, torch finds {found.name!r} here: "
+                           "start asv by asv_bench/run.py")
+    return found
+
+
+def needs(name):
+    """n/a for a lowlat that is older than `name`."""
+    import lowlat
+
+    if not hasattr(lowlat, name):
+        raise NotImplementedError(f"this lowlat has no {name}")
+
+
+def loop(call, **names):
+    """A function that makes the call once per item: literals are constants, the rest local variables, as in the body
+    of a user's function."""
+    parameters = ", ".join(f"{name}={name}" for name in names)
+    exec(f"def loop(items, {parameters}):\n    for item in items:\n        {call}\n", names)
+    return names["loop"]
+
+
+def floor(compiled, tensors):
+    """cuLaunchKernelEx in a C loop, timed by itself."""
+    from lowlat import _fast
+
+    compiled.run  # noqa: B018  (a property: loads the kernel)
+    pointers, parameters = [tensor.data_ptr() for tensor in tensors], len(tensors) + 30
+    threads, shared = 32 * compiled.packed_metadata[0], compiled.packed_metadata[2]
+    return lambda items: _fast.floor(compiled.function, pointers, parameters, threads, shared, device().stream(),
+                                     operator.length_hint(items))
+
+
+def nothing(times):
+    return itertools.repeat(None, times)
+
+
+def timed(loops, kernels, counter, items=nothing, per_item=1):
+    """{name: nanoseconds per launch} of the fastest batch; the loops take turns, batch by batch.  Noise only adds: on a
+    busy machine the fastest batches of two processes are four times closer than their medians.
+
+    RuntimeError if a launch did not happen, or if one of lowlat's `kernels` did not launch natively.
+    """
+    samples = {name: [] for name in loops}
+    times = BATCH // per_item
+    for run in loops.values():
+        run(items(3))  # compile, learn, launch natively once
+    exits, launches = [exits_of(kernel) for kernel in kernels], device().launches(counter)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(BATCHES):
+            for name, run in loops.items():
+                batch = items(times)
+                device().synchronize()
+                start = time.perf_counter_ns()
+                by_itself = run(batch)
+                taken = (time.perf_counter_ns() - start) / (times * per_item)
+                samples[name].append(taken if by_itself is None else by_itself)
+    finally:
+        gc.enable()
+    made = BATCHES * len(loops) * times * per_item
+    if launches is not None and (happened := device().launches(counter) - launches) != made:
+        raise RuntimeError(f"{happened} launches where {made} were made")
+    if exits != (now := [exits_of(kernel) for kernel in kernels]):
+        raise RuntimeError(f"went to Triton: {exits} before, {now} after")
+    return {name: min(values) for name, values in samples.items()}
+
+
+def exits_of(kernel):
+    """Also those of the kernel within a tuner or heuristics."""
+    return [kernel.exits, *exits_of(kernel.fn)] if hasattr(kernel, "exits") else []
+
+
+def passes(measures):
+    """{name: what its measure gave on each pass over all of them, or what went wrong}: one failure does not take the
+    others of its process with it."""
+    measured = {name: [] for name in measures}
+    for _ in range(PASSES):
+        for name, measure in measures.items():
+            if isinstance(measured[name], list):
+                try:
+                    measured[name].append(measure())
+                except NotImplementedError as missing:
+                    measured[name] = missing
+                except Exception:
+                    measured[name] = RuntimeError(traceback.format_exc())
+    return measured
+
+
+def samples(measured, name, path, scale=1):
+    """What a `track_*` returns: asv adds the samples of several rounds up and compares commits by a test on them."""
+    if isinstance(measured[name], NotImplementedError) and not ONCE:
+        not_available(str(measured[name]))
+    if isinstance(measured[name], Exception):
+        raise measured[name]
+    return {"samples": [float(f"{values[path] * scale:.5g}") for values in measured[name]], "number": 1}
+
+
+def value(measured, name, path):
+    """The same where a second look would see the same."""
+    return samples(measured, name, path)["samples"][0]
+
+
+def not_available(why):
+    from asv_runner.benchmarks.mark import SkipNotImplemented
+
+    raise SkipNotImplemented(why)
+
+
+def process(*arguments, before=(), **environment):
+    """What `process.py` prints, in a process of its own."""
+    done = subprocess.run([*before, sys.executable, PROCESS, *map(str, arguments)], capture_output=True, text=True,
+                          env={**os.environ, "PYTHONHASHSEED": "0", **environment})
+    if done.returncode != 0:
+        raise RuntimeError(done.stdout + done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
