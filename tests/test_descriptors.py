@@ -335,6 +335,7 @@ def test_what_the_driver_refuses():
         pair.call(GRID, descriptor)
         setattr(descriptor, name, good[name])
         pair.fast(GRID, descriptor)
+    assert pair.lowlat.exits == {"first call": 1}
 
 
 def test_errors_leave_no_kernel_behind():

@@ -102,7 +102,11 @@ def test_equal_fingerprints_have_equal_keys(target, request):
                 fingerprint = _fast.fingerprint_of(kernel, tuple(args), kwargs)
             except KeyError:
                 continue  # Triton's
-            _, specialization, options = binder(*args, **kwargs)
+            try:
+                _, specialization, options = binder(*args, **kwargs)
+            except KeyError as error:
+                assert error.args == ("complex64", )
+                continue  # which Triton refuses at each call
             counts["fingerprints"] += 1
             first, their_options = keys.setdefault(fingerprint, (specialization, options))
             counts["shared"] += first is not specialization
