@@ -800,14 +800,14 @@ NATIVE = {
     "imaginary part of a conjugate": lambda x: torch.view_as_complex(x.view(-1, 2)).conj().imag,
     "lazy clone": torch._lazy_clone,
     "by DLPack": torch.from_dlpack,
+    "subclass": lambda x: x.as_subclass(Subclass),
+    "subclass of Parameter": SubclassOfParameter,
+    "reinterpreted": lambda x: triton.reinterpret(x, tl.int32),
 }
 
 # ... and these by Triton, for the reason given.
 TRITONS = {
-    "subclass": (lambda x: x.as_subclass(Subclass), "argument"),
-    "subclass of Parameter": (SubclassOfParameter, "argument"),
     "observed": (lambda x: x.as_subclass(Observed), "argument"),
-    "reinterpreted": (lambda x: triton.reinterpret(x, tl.int32), "argument"),
     "pinned": (lambda x: x.cpu().pin_memory(), "not on device"),
     "view of pinned": (lambda x: x.cpu().pin_memory()[3:], "not on device"),
 }

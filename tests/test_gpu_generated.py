@@ -119,7 +119,7 @@ UNSIGNED_SIXTEENS = Choice("u64, times 16", [2**63, 2**64 - 16])
 BOOL = Choice("bool", [True, False])
 FLOAT = Choice("float", [0.0, -0.0, 1.0, 1.5, -0.1, 1e300, 1e-45, 1e-300, math.inf, -math.inf, math.nan])
 TOO_LARGE = Choice("too large", [2**64, -2**63 - 1], "argument")
-SUBCLASSES = Choice("int subclass", [Int(3), Int(5)], "argument"), Choice("float subclass", [Float(0.1)], "argument")
+SUBCLASSES = Choice("int subclass", [Int(3), Int(5)]), Choice("float subclass", [Float(0.1)])
 TEXT = Choice("text", ["text"], "argument")
 
 PLAIN = [ODD, SIXTEENS, ONE, LONG, LONG_SIXTEENS, UNSIGNED, UNSIGNED_SIXTEENS, BOOL, FLOAT, NONE, TOO_LARGE,
@@ -154,7 +154,7 @@ ANNOTATED = {
 }
 
 NUMBERS = [Choice(repr(n), [n]) for n in (0, 1, True, 1.0, 2, -5, 0.0, -0.0, 0.1, 2**40, 2**63, 1e300, math.nan)]
-NUMBERS += [Choice("tl.constexpr", [tl.constexpr(4)], "constexpr"), Choice("large", [2**64], "constexpr")]
+NUMBERS += [Choice("tl.constexpr", [tl.constexpr(4)]), Choice("large", [2**64])]
 TEXTS = [Choice(repr(text), [text]) for text in ("x", "y", "", None, "x" * 40)]
 TYPES = [Choice(str(dtype), [dtype]) for dtype in (tl.float16, tl.float32, tl.bfloat16, tl.float64)]
 
@@ -283,7 +283,7 @@ def parameter(draw, number, kind):
         dtype, other = draw.sample(DTYPES, 2)
         subclass = lambda random, buffers: buffers.tensor(dtype, 16).as_subclass(Subclass)  # noqa: E731
         choices = [tensor(dtype), tensor(dtype, aligned=False), tensor(other), NONE,
-                   made("subclass", subclass, "argument"),
+                   made("subclass", subclass),
                    made("pinned", lambda random, buffers: buffers.pinned, "not on device")]
         if draw.random() < 0.3:
             choices = [choices[1], choices[0], *choices[2:]]
@@ -389,7 +389,8 @@ def splatted(door, kernel, grid, values, named):
 
 GRIDS = [(1, ), (3, ), (2, 3), (2, 1, 2), [4], [1, 2], (2, 1, 1, 9), (0, ), (1, 0), lambda meta: (len(meta), ),
          lambda meta: [1, 2, 3], lambda meta: (2, )]
-TRITONS_GRIDS = [torch.Size([3]), (True, 2), lambda meta: torch.Size([2]), (1.5, ), ()]
+TRITONS_GRIDS = [{0: 3}, range(2, 4), lambda meta: range(2, 3), (1.5, ), ()]
+GRIDS += [torch.Size([3]), (True, 2), lambda meta: torch.Size([2])]
 
 # ---- calls ----------------------------------------------------------------------------------------------------------
 
