@@ -1332,7 +1332,7 @@ cdef enum:
 
 # Such a value is written out as bytes, type-strictly, and known by their number.  What is named in the bytes by its
 # address is held with them, for as long as they have that number.
-class Contents(bytes):
+class _Contents(bytes):
     """The bytes, with `named`."""
 
 
@@ -1363,7 +1363,7 @@ cdef bint specialize_contents(Strings strings, PyObject* argument, Value* value,
         value.word = PyLong_AsUnsignedLongLong(<object>known)
     else:
         if type(key) is bytes:
-            key = Contents(key)
+            key = _Contents(key)
             key.named = named
         value.word = number_of(strings, <PyObject*>key)
     old = value.object

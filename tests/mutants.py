@@ -388,7 +388,8 @@ MUTANTS = [
            "        if result == CUDA_ERROR_INVALID_CONTEXT:\n            # Nothing",
            ("test_fast.py::test_a_context_that_is_gone", )),
     Mutant("a thread without a context is an error over a callable grid", FAST,
-           "        if result == CUDA_ERROR_INVALID_CONTEXT and no_context():\n            reason = NO_CONTEXT\n        elif",
+           "        if result == CUDA_ERROR_INVALID_CONTEXT and no_context():\n            reason = NO_CONTEXT\n"
+           "        elif",
            "        if False:\n            pass\n        elif", edge(48)),
     Mutant("tensors of another device are launched", FAST,
            "    if lowlat_elsewhere(&tensor, device):\n", "    if False:\n", edge(44)),

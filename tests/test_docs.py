@@ -25,6 +25,11 @@ NOT_RUN = {
     COUNT + "12000": "as the one before it",
     "pip install .": "installs; the matrix installs the package before it runs these tests",
     "make bench": "installs into .venv and measures for minutes; tests/test_bench.py runs the command inside it",
+    "make asv": "builds and measures two commits",
+    "make asv BASE=main": "as the one before it",
+    "make asv-publish": "measures for half an hour",
+    "make asv-check": "CI runs it",
+    "python asv_bench/run.py run --python=same --set-commit-hash $(git rev-parse HEAD)": "measures, on a GPU",
     "make test": "installs into .venv and runs these tests",
 }
 # Fences that are no code: pictures of text, and what is Sphinx's to read (it fails where it cannot).
