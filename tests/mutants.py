@@ -409,10 +409,12 @@ MUTANTS = [
     Mutant("kernels are kept alive", FAST,
            "        plan.keepalive = tuple(keepalive)\n", "        plan.keepalive = (*keepalive, result)\n", edge(52)),
     Mutant("a kernel is not held during its launch", FAST,
-           "        lowlat_hold(compiled)\n        launch_over_callable(kernel, <Plan>plan, compiled, grid, stream, "
-           "arguments, payload, &tail)\n",
-           "        launch_over_callable(kernel, <Plan>plan, compiled, grid, stream, arguments, payload, &tail)\n"
-           "        lowlat_hold(compiled)\n", edge(52)),
+           "    cdef object compiled = borrowed_kernel\n", "    cdef PyObject* compiled = <PyObject*>borrowed_kernel\n",
+           edge(52),
+           also=(("        state.finish_with_triton(kernel, compiled,",
+                  "        state.finish_with_triton(kernel, <object>compiled,"),
+                 ("    return lowlat_new_reference(compiled)\n\n\ncdef bint read_addresses",
+                  "    return lowlat_new_reference(<object>compiled)\n\n\ncdef bint read_addresses"))),
     Mutant("a torch function mode is ignored", FAST,
            "                if function_mode_enabled():\n                    return TORCH_FUNCTION_MODE\n"
            "                modes_checked = True\n            if parameter",
