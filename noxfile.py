@@ -205,7 +205,9 @@ PAGE = """\
 
 The same tests on every Triton that lowlat knows and every CPython it supports. To run it again, and write this page:
 
-    make matrix
+```text
+make matrix
+```
 
 It takes every CPython from 3.10 to 3.13 that it finds (on PATH or in pyenv) and installs the rest by pip into `.nox/`:
 some 6 GB for each CPython where pip finds torch built for CUDA only, and 3 GB of Tritons. `noxfile.py` says how to run
