@@ -28,7 +28,7 @@ NOT_RUN = {
     "make asv": "builds and measures two commits",
     "make asv BASE=main": "as the one before it",
     "make asv-publish": "measures for half an hour",
-    "make asv-check": "CI runs it",
+    "make asv-check": "runs for minutes",
     "python asv_bench/run.py run --python=same --set-commit-hash $(git rev-parse HEAD)": "measures, on a GPU",
     "make test": "installs into .venv and runs these tests",
 }
