@@ -158,6 +158,8 @@ def calls():
     yield group, ("`kernel.warmup(...)` again, of a kernel never launched: with tensors, torch dtypes by position, "
                   "`MockTensor`"), plain, (x, 5), {}, lambda k: k.warmup(torch.float32, 5, grid=None)
     yield group, "grid: tuple or list of one to three ints", plain, (x, 5), {}, lambda k: k[[1, 2]](x, 5)
+    yield group, "grid: named tuple, `torch.Size`; bools, other subclasses of int, numpy's integers, `tl.constexpr`", \
+        plain, (x, 5), {}, lambda k: k[(True, tl.constexpr(2))](x, 5)
     yield group, "grid: callable, given the live dict of bound arguments", plain, (x, 5), {}, lambda k: k[
         lambda meta: (1, )](x, 5)
     yield group, "grid: anything else Triton takes", plain, (x, 5), {}, lambda k: k[Rows()](x, 5)
