@@ -191,6 +191,7 @@ cdef class Plan(Entry):
     cdef object reference     # weak, to the CompiledKernel: Triton decides how long it lives
     cdef object key           # its key in Triton's kernel cache
     cdef object device
+    cdef uint64_t generation  # of the live state it was made in, while it is in `described`
     # How Triton launches it: function(*before, grid, stream, handle, *after, arguments).
     cdef object function_object
     cdef tuple before, after
@@ -233,6 +234,7 @@ cdef class Kernel:
     cdef public object device_caches
     cdef public object pre_run_hooks
     cdef Strings strings        # of constexprs and options
+    cdef dict described         # address of a CompiledKernel -> a plan of it; the plan knows whether it is still that one
     cdef tuple names
     cdef tuple defaults
     cdef Py_ssize_t positional  # how many parameters can be given by position

@@ -648,6 +648,22 @@ MUTANTS = [
            "    if slot.number == 0:\n        if len(table.entries)", "    if True:\n        if len(table.entries)",
            edge(39)),
 
+    # ---- calls that are the same for Triton -------------------------------------------------------------------------
+    Mutant("a kernel is described once, whatever Triton's cache has by now", FAST,
+           "    if caches is None or caches[0].get(plan.key) is not compiled:\n        return None\n", "",
+           routes("alike_under_another_key")),
+    Mutant("forgetting keeps what was described", FAST,
+           "    clear_table(kernel.plans_)\n    kernel.described.clear()\n", "    clear_table(kernel.plans_)\n",
+           routes("alike_but_compiled_anew")),
+    Mutant("each kind of call describes the kernel", FAST,
+           "            kernel.described[<size_t><void*>result] = described\n", "            pass\n",
+           routes("alike_for_triton")),
+    Mutant("a copied plan has no attributes", FAST,
+           "    copy.attribute_count = plan.attribute_count\n", "", routes("alike_for_triton")),
+    Mutant("a copied plan has no clusters", FAST, "    copy.clusters = plan.clusters\n", "    copy.clusters = 1\n",
+           routes("alike_for_triton")),
+    Mutant("a copied plan asks for no scratch memory", FAST, "    copy.scratch_size = plan.scratch_size\n", "",
+           routes("alike_for_triton")),
     # ---- warmup -----------------------------------------------------------------------------------------------------
     Mutant("a kernel that was only compiled is launched", FAST,
            "    if (<Plan>plan).route_ >= ROUTE_TRITON:\n        if (<Plan>plan).route_ == ROUTE_TRITON:\n",

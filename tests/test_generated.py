@@ -31,7 +31,8 @@ def test_generated_calls(request):
     small = settings(max_examples=40, stateful_step_count=25, derandomize=True, **common)
     run_state_machine_as_test(Kernels, settings=small)
     print(summary(), dict(exits))
-    assert totals["native"] > totals["calls"] / 8  # the native path is what is tested
+    # The native path is what is tested; without torch what stands in for tensors is Triton's.
+    assert totals["native"] > totals["calls"] / (8 if torch else 16)
 
 
 def test_many_generated_calls(request):

@@ -325,6 +325,102 @@ def test_shared_memory(shared, route):
     pair.fast(GRID, x, 5, num_ctas=2, launch_pdl=True)
 
 
+# ---- calls that are the same for Triton --------------------------------------------------------------------------
+
+
+def one_like(x, n, LIKE: tl.constexpr):
+    tl.store(x, n)
+
+
+def half_like(x, h: tl.float16, LIKE: tl.constexpr):
+    tl.store(x, h)
+
+
+def describes_like(x, M, N, BLOCK: tl.constexpr, LIKE: tl.constexpr):
+    descriptor = tl.make_tensor_descriptor(x, [M, N], [N, 1], [BLOCK, BLOCK])
+    descriptor.store([0, 0], descriptor.load([0, 0]) + 1.0)
+
+
+def descriptor_like(d, n, LIKE: tl.constexpr):
+    d.store([0, 0], d.load([0, 0]) + n)
+
+
+LIKE = (1, True, 1.0)  # equal for Triton's cache and not for lowlat, whose key has the type
+
+
+@pytest.fixture
+def described(monkeypatch):
+    """The CompiledKernels that lowlat made a plan of from the ground up."""
+    made = []
+    plan_of = _triton.plan_of
+    monkeypatch.setattr(_triton, "plan_of", lambda kernel, compiled, *rest: made.append(id(compiled)) or plan_of(
+        kernel, compiled, *rest))
+    return made
+
+
+@pytest.mark.parametrize("options", [{}, {"launch_pdl": True}, {"launch_cooperative_grid": True}, {"num_warps": 8},
+                                     {"num_ctas": 2, "launch_pdl": True}], ids=str)
+@pytest.mark.parametrize("kind", ["driver", "wrapper", "half", "scratch", "profile", "descriptor"])
+def test_alike_for_triton(kind, options, described):
+    """A CompiledKernel is described once; what else comes to it launches in the same way."""
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    if kind == "descriptor" and "num_ctas" in options:
+        pytest.skip("Triton does not compile this")
+    x = aligned(4096)
+    function, args = {
+        "half": (half_like, (x, 0.5)),
+        "scratch": (describes_like, (x, 64, 64, 16)),
+        "descriptor": (descriptor_like, (TensorDescriptor(x, [64, 64], [64, 1], [16, 32]), 5)),
+    }.get(kind, (one_like, (x, 5)))
+    pair = Pair(function)
+    with allocator(lambda *asked: observe(asked) or 4096, lambda *asked: observe(asked) or 8192):
+        if kind == "wrapper":
+            pair.lowlat.route = "wrapper"
+        if kind == "profile":
+            tell(pair, lambda compiled: setattr(compiled.run, "profile_scratch_size", 48), GRID, *args, LIKE[0],
+                 **options)
+            described.clear()
+            pair.lowlat.forget()
+        for like in LIKE:
+            for grid in (GRID, (2, 3, 4), lambda meta: (2, int(meta["LIKE"]) + 1)):
+                pair.fast(grid, *args, like, **options)
+    assert len(described) == 1 and len(pair.lowlat.plans) == len(LIKE)
+    assert len({(plan.route, plan.why, repr(plan)) for plan in pair.lowlat.plans}) == 1
+
+
+def test_alike_but_compiled_anew(described):
+    """Where Triton's cache has another kernel by now, that one is described."""
+    pair, x = Pair(one_like), aligned()
+    pair.fast(GRID, x, 5, LIKE[0])
+    for kernel in (pair.triton, pair.lowlat):
+        kernel.device_caches[0][0].clear()
+        kernel.device_caches[0][1].clear()
+    pair.fast(GRID, x, 5, LIKE[1])
+    pair.fast(GRID, x, 5, LIKE[2])
+    assert len(described) == 2 and described[0] != described[1]
+    pair.lowlat.route = "wrapper"
+    for like in LIKE:
+        pair.fast(GRID, x, 5, like)
+    assert len(described) == 3 and {plan.route for plan in pair.lowlat.plans} == {"wrapper"}
+    pair.lowlat.forget()
+    pair.fast(GRID, x, 5, LIKE[0])
+    assert len(described) == 4
+
+
+def test_alike_under_another_key(described):
+    """What Triton finds the kernel by is part of the plan: under another key it is described again."""
+    pair, x = Pair(one_like), aligned()
+    pair.fast(GRID, x, 5, LIKE[0])
+    pair.fast(GRID, x, 6, 7)
+    for kernel in (pair.triton, pair.lowlat):
+        cache = kernel.device_caches[0][0]
+        key, other = cache
+        cache[other] = cache.pop(key)
+    pair.fast(GRID, x, 5, 7)
+    pair.fast(GRID, x, 5, LIKE[1])
+
+
 # ---- what a plan says -----------------------------------------------------------------------------------------------
 
 

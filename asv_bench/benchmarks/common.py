@@ -3,13 +3,11 @@
 import functools
 import gc
 import importlib.util
-import itertools
 import json
-import operator
+import math
 import os
 import subprocess
 import sys
-import time
 import traceback
 from pathlib import Path
 
@@ -20,7 +18,6 @@ ONCE = os.environ.get("LOWLAT_ASV") == "once"
 """Every benchmark runs, briefly, and lowlat must have all that is measured: what CI wants to know."""
 
 PASSES, BATCHES = (1, 2) if ONCE else (2, 15)
-BATCH = 300  # launches; the driver's queue holds about 1,000
 
 
 @functools.cache
@@ -56,59 +53,36 @@ def needs(name):
         raise NotImplementedError(f"this lowlat has no {name}")
 
 
-def loop(call, **names):
-    """A function that makes the call once per item: literals are constants, the rest local variables, as in the body
-    of a user's function."""
-    parameters = ", ".join(f"{name}={name}" for name in names)
-    exec(f"def loop(items, {parameters}):\n    for item in items:\n        {call}\n", names)
-    return names["loop"]
+def timers(loops, items=None, count=None):
+    """{name: timer}, as lowlat.bench has them, of loops as it makes them."""
+    timing = checkout_bench().timing
+    return {name: timing.timer(run, device(), items or timing.nothing, count) for name, run in loops.items()}
 
 
-def floor(compiled, tensors):
-    """cuLaunchKernelEx in a C loop, timed by itself."""
-    from lowlat import _fast
-
-    compiled.run  # noqa: B018  (a property: loads the kernel)
-    pointers, parameters = [tensor.data_ptr() for tensor in tensors], len(tensors) + 30
-    threads, shared = 32 * compiled.packed_metadata[0], compiled.packed_metadata[2]
-    return lambda items: _fast.floor(compiled.function, pointers, parameters, threads, shared, device().stream(),
-                                     operator.length_hint(items))
-
-
-def nothing(times):
-    return itertools.repeat(None, times)
-
-
-def timed(loops, kernels, counter, items=nothing, per_item=1):
-    """{name: nanoseconds per launch} of the fastest batch; the loops take turns, batch by batch.  Noise only adds: on a
-    busy machine the fastest batches of two processes are four times closer than their medians.
+def timed(timers, kernels, counter, per_item=1):
+    """{name: nanoseconds per launch} of the fastest batch; the timers take turns, batch by batch.  Noise only adds: on
+    a busy machine the fastest batches of two processes are four times closer than their medians.
 
     RuntimeError if a launch did not happen, or if one of lowlat's `kernels` did not launch natively.
     """
-    samples = {name: [] for name in loops}
-    times = BATCH // per_item
-    for run in loops.values():
-        run(items(3))  # compile, learn, launch natively once
-    exits, launches = [exits_of(kernel) for kernel in kernels], device().launches(counter)
+    timing = checkout_bench().timing
+    fastest = dict.fromkeys(timers, math.inf)
+    for timer in timers.values():
+        timer()  # compile, learn, launch natively
+    exits, count = [exits_of(kernel) for kernel in kernels], timing.Count(device(), {"launches": counter})
+
+    def after(name, batch):
+        launches = batch.launches * per_item
+        count.add("launches", launches)
+        fastest[name] = min(fastest[name], batch.nanoseconds / launches)
+
     gc.collect()
-    gc.disable()
-    try:
-        for _ in range(BATCHES):
-            for name, run in loops.items():
-                batch = items(times)
-                device().synchronize()
-                start = time.perf_counter_ns()
-                by_itself = run(batch)
-                taken = (time.perf_counter_ns() - start) / (times * per_item)
-                samples[name].append(taken if by_itself is None else by_itself)
-    finally:
-        gc.enable()
-    made = BATCHES * len(loops) * times * per_item
-    if launches is not None and (happened := device().launches(counter) - launches) != made:
+    timing.interleaved(timers, device(), BATCHES, after)
+    if (happened := count.finish("launches")) not in (None, made := count.made["launches"]):
         raise RuntimeError(f"{happened} launches where {made} were made")
     if exits != (now := [exits_of(kernel) for kernel in kernels]):
         raise RuntimeError(f"went to Triton: {exits} before, {now} after")
-    return {name: min(values) for name, values in samples.items()}
+    return fastest
 
 
 def exits_of(kernel):
