@@ -316,7 +316,7 @@ def _prepare(case: Case, device: Device) -> _Prepared:
             loops[path](items(4))
     compiled = eval(case.call, {"k": plain, "item": next(iter(items(1))), **names})
     compiled.run  # noqa: B018  (a property: loads the kernel)
-    loops["noop"] = loop(re.sub(r"^k(\[.*?\]|\.run)\(", "k(", call), k=_noop, **names)
+    loops["noop"] = loop(re.sub(r"^k(\[.*?\]|\.run)\(", "k(", case.call), k=_noop, **names)
     loops["CompiledKernel.run"] = loop(f"k.run(1, 1, 1, stream, function, packed, None, None, None, {case.bound})",
                                        k=compiled, stream=device.stream(), function=compiled.function,
                                        packed=compiled.packed_metadata, **names)
