@@ -44,6 +44,8 @@ enum {
     CU_CLUSTER_SCHEDULING_POLICY_SPREAD = 1,
     CU_SHARED_MEMORY_MODE_ALLOW_OVERSIZED_SHARED_MEMORY = 3,
     CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED = 14,
+    CU_STREAM_CAPTURE_MODE_RELAXED = 2,
+    CU_STREAM_PER_THREAD = 2, /* of all handles the one that is another stream in each thread */
 };
 
 typedef union {
@@ -95,6 +97,7 @@ typedef struct {
     CUresult (*destroy)(CUgraph);
     CUresult (*destroy_exec)(CUgraphExec);
     CUresult (*is_capturing)(CUstream, int *);
+    CUresult (*exchange_capture_mode)(int *);
 } lowlat_graph_api;
 
 typedef struct {
@@ -143,6 +146,7 @@ static inline const char *lowlat_graph_find(lowlat_graph_api *api)
         {(void **)&api->destroy, "cuGraphDestroy"},
         {(void **)&api->destroy_exec, "cuGraphExecDestroy"},
         {(void **)&api->is_capturing, "cuStreamIsCapturing"},
+        {(void **)&api->exchange_capture_mode, "cuThreadExchangeStreamCaptureMode"},
     };
     if (library == NULL)
         return "libcuda.so.1";

@@ -35,7 +35,38 @@ cdef extern from "_driver.h":
     enum: CU_CLUSTER_SCHEDULING_POLICY_SPREAD
     enum: CU_SHARED_MEMORY_MODE_ALLOW_OVERSIZED_SHARED_MEMORY
     enum: CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED
+    enum: CU_STREAM_PER_THREAD
     const char* lowlat_driver_find(lowlat_driver_api*)
+
+    ctypedef struct lowlat_graph_api:
+        CUresult (*is_capturing)(CUstream, int*)
+    const char* lowlat_graph_find(lowlat_graph_api*)
+
+
+cdef extern from "_graph.h":
+    enum: LOWLAT_BY_DRIVER
+    enum: LOWLAT_BY_GRAPH
+    enum: LOWLAT_DEVICES
+    lowlat_graph_api lowlat_graphs
+    const char* lowlat_graphs_missing
+    lowlat_graph* lowlat_newest_graph
+    int lowlat_graph_count
+    int lowlat_graph_budget
+    void lowlat_graph_used(lowlat_graph*)
+    lowlat_graph* lowlat_graph_of(lowlat_graph*, CUstream)
+    lowlat_graph* lowlat_graph_make(lowlat_graph**, CUstream, void*, const CUkernelNodeParams*)
+    void lowlat_graph_destroy(lowlat_graph*)
+    bint lowlat_graph_make_room()
+    CUresult lowlat_graph_launch(lowlat_graph*, const CUkernelNodeParams*) nogil
+    void lowlat_graphs_forked()
+
+    ctypedef struct lowlat_race:
+        int count[2]
+        int64_t median[2]
+        bint known
+    lowlat_race* lowlat_races
+    void lowlat_race_note(lowlat_race*, int, int64_t)
+    int64_t lowlat_now() nogil
 
 
 cdef extern from "_python.h":
@@ -139,6 +170,7 @@ cdef extern from "Python.h":
     PyObject* PyObject_GenericGetDict(PyObject*, void*) except NULL
     PyObject* lowlat_call_one "PyObject_CallOneArg"(object, object) except NULL
     void* PyThreadState_Get()
+    int PyContextVar_Get(PyObject*, PyObject*, PyObject**) except -1
     bint PyType_IsSubtype(PyTypeObject*, PyTypeObject*)
     bint is_any_tuple "PyTuple_Check"(PyObject*)
     bint is_any_int "PyLong_Check"(PyObject*)
@@ -281,6 +313,48 @@ cdef enum:
     ROUTE_LAUNCHER = 3   # Triton's launcher object, which provides for instrumented kernels
     ROUTE_TRITON = 4     # not at all
     ROUTE_COMPILED = 5   # not yet: Triton loads a kernel when it first launches it
+
+# How a launch by the driver route is submitted.
+cdef enum:
+    WAY_DEFAULT = 0      # as lowlat.route() or else LOWLAT_ROUTE says
+    WAY_DRIVER = 1       # cuLaunchKernelEx
+    WAY_GRAPH = 2        # as a one-node graph, where that is the same
+    WAY_AUTO = 3         # by graph where that is also faster
+
+WAY_NAMES = {WAY_DRIVER: "driver", WAY_GRAPH: "graph", WAY_AUTO: "auto"}
+
+cdef enum:
+    BY_GRAPH = 0
+    NOT_HOT
+    PLAIN_ONLY
+    CAPTURING
+    IN_USE
+    PER_THREAD
+    BLOCKING
+    OTHER_CONTEXT
+    NO_ROOM
+    REFUSED
+    SLOWER
+    MEASURED
+    NO_GRAPHS
+
+SUBMISSIONS_TEXT = {
+    "graph": "by the graph route",
+    "not hot": "the plan has not been launched often enough to get a graph",
+    "attributes": "the launch is cooperative, or has PDL or clusters or the larger shared memory",
+    "capturing": "the stream is being captured (or another is, in whose way the legacy stream would be)",
+    "in use": "another thread was launching this graph at this moment",
+    "per-thread stream": "the stream is another one in each thread",
+    "blocking": "CUDA_LAUNCH_BLOCKING is set",
+    "other context": "the thread's CUDA context is not the one that the graph was made in",
+    "no room": "no graph could be made: the driver refused, or all are in use",
+    "refused": "the driver refused the graph; it is dropped and the launch made the plain way",
+    "slower": "route 'auto' measured the driver route to be as fast on this device",
+    "measured": "route 'auto' was comparing the two",
+    "no graphs": "the driver has no calls for it",
+}
+SUBMISSION_NAMES = tuple(SUBMISSIONS_TEXT)
+assert len(SUBMISSION_NAMES) == SUBMISSIONS
 
 ROUTE_NAMES = {ROUTE_DRIVER: "driver", ROUTE_WRAPPER: "wrapper", ROUTE_LAUNCHER: "launcher", ROUTE_TRITON: "triton",
                ROUTE_COMPILED: "compiled"}
@@ -1813,6 +1887,7 @@ cdef PyObject* learn(Kernel kernel, int reason, Binding borrowed, PyObject* grid
             described.generation = generation
             kernel.described[<size_t><void*>result] = described
     if plan is not None:
+        plan.way = kernel.way
         plan.keepalive = tuple(keepalive)
         add_entry(kernel.plans_, plan, before)
     Py_INCREF(result)
@@ -2167,9 +2242,117 @@ cdef CUresult launch_with_driver(Plan plan, const int32_t* blocks, void* stream,
         result = driver.set_function_attribute(function, CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)
         if result != 0:
             return result
+    if plan.way != WAY_DRIVER and (plan.way != WAY_DEFAULT or state.way != WAY_DRIVER or state.ways_in_contexts):
+        return launch_some_way(plan, &config, function, parameters)
     with nogil:
         result = driver.launch(&config, function, parameters, NULL)
     return result
+
+
+cdef CUresult launch_some_way(Plan borrowed, const CUlaunchConfig* config, CUfunction function,
+                              void** parameters) except? -1:
+    """By graph where `way` asks for it and nothing but the speed will differ.  A graph that the driver refuses has
+    launched nothing, so the launch is made the plain way, and any error is that of the plain way."""
+    cdef Plan plan = borrowed  # held: with the GIL released, another thread may drop it
+    cdef int way = plan.way or way_of_context()
+    cdef lowlat_race* race = NULL
+    cdef lowlat_graph* graph = NULL
+    cdef CUkernelNodeParams launch
+    cdef CUresult result
+    cdef int64_t taken = 0
+    if way == WAY_AUTO and 0 <= <int>plan.device < LOWLAT_DEVICES:
+        race = &lowlat_races[<int>plan.device]
+    cdef int submission = BY_GRAPH
+    if way != WAY_DRIVER:
+        memset(&launch, 0, sizeof(launch))
+        launch.function = function
+        memcpy(launch.grid, config.grid, sizeof(launch.grid))
+        memcpy(launch.block, config.block, sizeof(launch.block))
+        launch.shared = config.shared
+        launch.parameters = parameters
+        submission = find_graph(plan, race, config, &launch, &graph)
+        if race != NULL and race.known:
+            race = NULL
+        if submission == BY_GRAPH:
+            graph.busy = 1
+            with nogil:
+                taken = lowlat_now() if race != NULL else 0
+                result = lowlat_graph_launch(graph, &launch)
+                taken = lowlat_now() - taken if race != NULL else 0
+            graph.busy = 0
+            if result == 0:
+                plan.submitted_[BY_GRAPH] += 1
+                if race != NULL:
+                    lowlat_race_note(race, LOWLAT_BY_GRAPH, taken)
+                return 0
+            lowlat_graph_destroy(graph)
+            cool_down(plan)
+            submission = REFUSED
+        plan.submitted_[submission] += 1
+    with nogil:
+        taken = lowlat_now() if race != NULL else 0
+        result = driver.launch(config, function, parameters, NULL)
+        taken = lowlat_now() - taken if race != NULL else 0
+    if submission == MEASURED and race != NULL and result == 0:
+        lowlat_race_note(race, LOWLAT_BY_DRIVER, taken)
+    return result
+
+
+cdef int find_graph(Plan plan, const lowlat_race* race, const CUlaunchConfig* config, const CUkernelNodeParams* launch,
+                    lowlat_graph** found):
+    """BY_GRAPH and the plan's graph for this stream, made now if need be; or why the launch is a plain one."""
+    cdef lowlat_graph* graph
+    cdef void* context = NULL
+    cdef int capturing = 0
+    if config.attribute_count != 0:
+        return PLAIN_ONLY
+    if state.launch_blocking:
+        return BLOCKING
+    if config.stream == <CUstream>CU_STREAM_PER_THREAD:
+        return PER_THREAD
+    if lowlat_graphs_missing != NULL:
+        return NO_GRAPHS
+    if race != NULL and race.known and 10 * race.median[LOWLAT_BY_GRAPH] >= 9 * race.median[LOWLAT_BY_DRIVER]:
+        return SLOWER
+    graph = lowlat_graph_of(plan.graphs, config.stream)
+    if graph == NULL:
+        if plan.heat < plan.hot:
+            plan.heat += 1
+            return NOT_HOT
+    elif graph.busy:
+        return IN_USE
+    if lowlat_graphs.is_capturing(config.stream, &capturing) != 0 or capturing:
+        return CAPTURING
+    if driver.current_context(&context) != 0 or context == NULL or (graph != NULL and context != graph.context):
+        return OTHER_CONTEXT
+    if graph == NULL:
+        graph = lowlat_graph_make(&plan.graphs, config.stream, context, launch)
+        cool_down(plan)
+        if graph == NULL:
+            return NO_ROOM
+    if race != NULL and not race.known and race.count[LOWLAT_BY_GRAPH] > race.count[LOWLAT_BY_DRIVER]:
+        return MEASURED
+    lowlat_graph_used(graph)
+    found[0] = graph
+    return BY_GRAPH
+
+
+cdef int cool_down(Plan plan):
+    """The next graph takes four times as many launches: plans that take each other's away stop doing so."""
+    plan.heat = 0
+    plan.hot = min(4 * max(plan.hot, 1), 1 << 30)
+    return 0
+
+
+cdef int way_of_context() except -1:
+    cdef PyObject* value = NULL
+    if state.ways_in_contexts:
+        PyContextVar_Get(<PyObject*>state.way_variable, NULL, &value)
+        if value != NULL:
+            way = <object>value
+            lowlat_release(value)
+            return way
+    return state.way
 
 
 cdef int launch_with_wrapper(Plan borrowed, PyObject* compiled, const int32_t* blocks, void* stream,
@@ -3029,6 +3212,8 @@ cdef class State:
         self.stale = True
         self.environments = {}
         self.classes = []
+        self.way = WAY_DRIVER
+        self.graph_after = 32
 
 
 cdef State state = State()
@@ -3157,6 +3342,7 @@ cdef class Plan(Entry):
         import weakref
 
         self.route_ = {name: number for number, name in ROUTE_NAMES.items()}[route]
+        self.hot = state.graph_after
         self.reason = REASON_NAMES.index(reason)
         self.reference = None if compiled is None else weakref.ref(compiled)
         self.key = key
@@ -3218,6 +3404,8 @@ cdef class Plan(Entry):
 
     def __dealloc__(self):
         cdef Py_ssize_t i
+        while self.graphs != NULL:
+            lowlat_graph_destroy(self.graphs)
         free(self.slots)
         if self.maps != NULL:
             for i in range(self.map_count):
@@ -3236,6 +3424,12 @@ cdef class Plan(Entry):
         if self.route_ == ROUTE_TRITON:
             return REASONS_TEXT[REASON_NAMES[self.reason]]
         return self.why_
+
+    @property
+    def submitted(self):
+        """dict[str, int]: how often a launch that was to take the graph route took it ("graph"), and how often and why
+        it did not (see lowlat.SUBMISSIONS).  Empty for a plan that was never to take it."""
+        return {SUBMISSION_NAMES[i]: self.submitted_[i] for i in range(SUBMISSIONS) if self.submitted_[i]}
 
     def __repr__(self):
         why = f" ({self.why})" if self.why else ""
@@ -3264,6 +3458,7 @@ cdef Plan copy_of_plan(Plan plan):
     copy.encode = plan.encode
     copy.map_offset = plan.map_offset
     copy.function = plan.function
+    copy.hot = state.graph_after
     copy.route_ = plan.route_
     copy.threads = plan.threads
     copy.clusters = plan.clusters
@@ -3369,19 +3564,22 @@ cdef class Kernel:
 
     @property
     def route(self):
-        """str: how this kernel is launched, "auto" (the default), "driver" or "wrapper".
+        """str or None: how this kernel is launched.
 
-        "driver" and "auto" take the driver route where lowlat can pack the parameters and the wrapper route
-        elsewhere; "wrapper" always takes Triton's compiled launcher.  Setting it forgets all plans, and raises
-        ValueError for any other value.
+        "driver": by cuLaunchKernelEx where lowlat can pack the parameters, by the wrapper route elsewhere.  "graph":
+        the same, but hot plans launch as one-node CUDA graphs wherever nothing but the speed differs.  "auto": by graph
+        where that was measured to be faster on the device.  "wrapper": always by Triton's compiled launcher.  None
+        (the default): as lowlat.route() or the environment's LOWLAT_ROUTE says, "driver" where neither does.  Setting
+        it forgets all plans, and raises ValueError for any other value.
         """
-        return self.route_ or "auto"
+        return self.route_
 
     @route.setter
     def route(self, value):
-        if value not in ("auto", "driver", "wrapper"):
-            raise ValueError(f"route is {value!r}, must be 'auto', 'driver' or 'wrapper'")
+        if value not in (None, "auto", "driver", "graph", "wrapper"):
+            raise ValueError(f"route is {value!r}, must be 'auto', 'driver', 'graph', 'wrapper' or None")
         self.route_ = value
+        self.way = WAY_DRIVER if value == "wrapper" else way_named(value)
         forget(self)
 
     @property
@@ -3646,6 +3844,56 @@ def find_driver():
         raise OSError(f"lowlat cannot launch: there is no {(<bytes>missing).decode()}")
 
 
+def find_graphs():
+    """Look up the driver's graph calls; without them nothing takes the graph route."""
+    global lowlat_graphs_missing
+    lowlat_graphs_missing = lowlat_graph_find(&lowlat_graphs)
+
+
+def set_route(route, after, budget, launch_blocking):
+    """The process's own: the route of kernels that have none, launches until a plan gets a graph, graphs in all."""
+    state.way = way_named(route)
+    state.graph_after = after
+    state.launch_blocking = launch_blocking
+    global lowlat_graph_budget
+    lowlat_graph_budget = budget
+    lowlat_graph_make_room()
+
+
+def routes_in_contexts(variable):
+    """From now on look up this contextvars.ContextVar, which has WAY_* of `ways`."""
+    state.way_variable = variable
+    state.ways_in_contexts = True
+
+
+def way_named(route):
+    """WAY_* of a route's name."""
+    return WAY_DEFAULT if route is None else {name: number for number, name in WAY_NAMES.items()}[route]
+
+
+def graph_count():
+    """int: graphs alive in this process."""
+    return lowlat_graph_count
+
+
+def drop_graphs():
+    """Destroy all graphs that are not being launched at this moment; plans get new ones when they are hot again."""
+    cdef lowlat_graph* graph = lowlat_newest_graph
+    cdef lowlat_graph* older
+    while graph != NULL:
+        older = graph.older
+        if not graph.busy:
+            lowlat_graph_destroy(graph)
+        graph = older
+
+
+def race(device):
+    """(nanoseconds by driver, by graph): the medians that route "auto" measured on `device`; None before."""
+    if not 0 <= device < LOWLAT_DEVICES or not lowlat_races[device].known:
+        return None
+    return lowlat_races[device].median[LOWLAT_BY_DRIVER], lowlat_races[device].median[LOWLAT_BY_GRAPH]
+
+
 def state_changed():
     """Make the next launch read the live state again."""
     state.stale = True
@@ -3653,6 +3901,7 @@ def state_changed():
 
 def after_fork():
     """In a forked child: nothing may be launched natively before Triton has launched."""
+    lowlat_graphs_forked()
     state.forked = True
     state.stale = True
 
