@@ -13,6 +13,7 @@ except ImportError as error:
 
 from .autotune import Autotuner, Config, Heuristics, autotune, heuristics
 from .jit import JITFunction, jit, route
+from .sequence import NotRecordable, Sequence, record
 
 REASONS: dict[str, str] = _fast.REASONS_TEXT
 """Why a call went to Triton instead of the native path, by the names in `exits` of kernels and tuners."""
@@ -22,5 +23,5 @@ SUBMISSIONS: dict[str, str] = _fast.SUBMISSIONS_TEXT
 
 __version__ = "0.1.0"
 
-__all__ = ["Autotuner", "Config", "Heuristics", "JITFunction", "REASONS", "SUBMISSIONS", "autotune", "heuristics",
-           "jit", "route", "__version__"]
+__all__ = ["Autotuner", "Config", "Heuristics", "JITFunction", "NotRecordable", "REASONS", "SUBMISSIONS",
+           "Sequence", "autotune", "heuristics", "jit", "record", "route", "__version__"]

@@ -26,6 +26,10 @@ cdef extern from "_driver.h":
         CUlaunchAttribute* attributes
         uint32_t attribute_count
 
+    ctypedef void* CUgraph
+    ctypedef void* CUgraphNode
+    ctypedef void* CUgraphExec
+
     ctypedef struct CUkernelNodeParams:
         CUfunction function
         uint32_t grid[3]
@@ -45,6 +49,15 @@ cdef extern from "_graph.h":
         lowlat_graph* older
         void* context
         int busy
+
+    ctypedef struct lowlat_step:
+        void* owner
+        CUgraphNode node
+        CUkernelNodeParams given
+        CUstream stream
+        bint reached, empty
+        size_t size
+        uint8_t* bytes
 
 
 cdef extern from "_python.h":
@@ -225,6 +238,32 @@ cdef class Plan(Entry):
 
 
 @cython.final
+cdef class Call:
+    cdef object target, grid
+    cdef list values
+    cdef tuple names  # of the last of `values`
+    cdef int through
+
+
+@cython.final
+cdef class SequenceGraph:
+    cdef list calls
+    cdef lowlat_step* steps  # one per call
+    cdef void* context
+    cdef void* stream_
+    cdef CUgraph graph       # kept: the steps' nodes are its
+    cdef CUgraphExec exec_
+    cdef CUgraphNode last
+    cdef Py_ssize_t patched
+    cdef bint launched       # at least once: the driver has made room for it on the device
+    cdef int forks           # lowlat_forks of the process that made it
+
+    cdef object obstacle(self, void* stream, bint to_launch)
+    cdef int go(self) except -1
+    cdef int come_to_launch(self, Call call, lowlat_step* step) except -1
+
+
+@cython.final
 cdef class NamedArguments:
     """Dicts that name the arguments of a call, for those who get one with each call: grid callables, heuristics."""
 
@@ -399,11 +438,13 @@ cdef class State:
     cdef PyTypeObject* parameter_type
     cdef PyTypeObject* size_type
     cdef int way                 # WAY_* of kernels that have none of their own
+    cdef int recorders           # threads that record or replay a sequence
     cdef bint ways_in_contexts   # whether lowlat.route() has ever been used
     cdef bint forked
     cdef bint launch_blocking    # CUDA_LAUNCH_BLOCKING, as the driver read it
     cdef uint32_t graph_after    # launches until a plan gets a graph
     cdef object way_variable
+    cdef object not_recordable, changed
     cdef uint64_t generation     # counts refreshes
     cdef uint64_t tickets        # and those begun
     cdef object get_device, get_stream

@@ -39,7 +39,15 @@ cdef extern from "_driver.h":
     const char* lowlat_driver_find(lowlat_driver_api*)
 
     ctypedef struct lowlat_graph_api:
+        CUresult (*create)(CUgraph*, unsigned int)
+        CUresult (*add_kernel)(CUgraphNode*, CUgraph, const CUgraphNode*, size_t, const CUkernelNodeParams*)
+        CUresult (*instantiate)(CUgraphExec*, CUgraph, unsigned long long)
+        CUresult (*set_parameters)(CUgraphExec, CUgraphNode, const CUkernelNodeParams*)
+        CUresult (*launch)(CUgraphExec, CUstream) nogil
+        CUresult (*destroy)(CUgraph)
+        CUresult (*destroy_exec)(CUgraphExec)
         CUresult (*is_capturing)(CUstream, int*)
+    enum: CU_STREAM_CAPTURE_MODE_RELAXED
     const char* lowlat_graph_find(lowlat_graph_api*)
 
 
@@ -59,6 +67,15 @@ cdef extern from "_graph.h":
     bint lowlat_graph_make_room()
     CUresult lowlat_graph_launch(lowlat_graph*, const CUkernelNodeParams*) nogil
     void lowlat_graphs_forked()
+    int lowlat_forks
+
+    int lowlat_relax_capture(int) nogil
+    void* lowlat_get_recorder()
+    void lowlat_set_recorder(void*)
+    int lowlat_deeper(int)
+    lowlat_step* lowlat_get_step()
+    void lowlat_set_step(lowlat_step*)
+    int lowlat_step_bytes(lowlat_step*, const void*, size_t)
 
     ctypedef struct lowlat_race:
         int count[2]
@@ -433,6 +450,9 @@ cdef PyObject* launcher_vectorcall(PyObject* self, PyObject* const* args, size_t
     if names != NULL:
         name_items = tuple_items(names)
         keywords = tuple_size(names)
+    if state.recorders != 0:
+        return launch_recorded(<PyObject*>(<Launcher>self).kernel, True, <PyObject*>(<Launcher>self).grid, args,
+                               PyVectorcall_NARGS(nargs), name_items, keywords, THROUGH_GETITEM)
     return launch(<Kernel><PyObject*>(<Launcher>self).kernel, <PyObject*>(<Launcher>self).grid, args,
                   PyVectorcall_NARGS(nargs), name_items, keywords, THROUGH_GETITEM)
 
@@ -444,6 +464,8 @@ cdef PyObject* kernel_run(PyObject* self, PyObject* const* args, Py_ssize_t coun
     if names != NULL:
         name_items = tuple_items(names)
         keywords = tuple_size(names)
+    if state.recorders != 0:
+        return launch_recorded(self, True, NULL, args, count, name_items, keywords, THROUGH_RUN)
     return launch(<Kernel>self, NULL, args, count, name_items, keywords, THROUGH_RUN)
 
 
@@ -635,6 +657,8 @@ cdef PyObject* launch_over_callable(Kernel kernel, Plan borrowed, object borrowe
         elif result != 0:
             raise_driver_error(result)
     if reason != OK:
+        if state.recorders != 0:
+            refuse_step(reason)
         kernel.exits_[reason] += 1
         state.finish_with_triton(kernel, compiled, evaluated, <uint64_t>stream, bound)
     elif nobody_has(kernel.bound, bound, tag):
@@ -2217,6 +2241,8 @@ cdef CUresult launch_with_driver(Plan plan, const int32_t* blocks, void* stream,
     cdef CUfunction function = plan.function
     cdef CUresult result
     if <int32_t>(<uint32_t>blocks[0] * <uint32_t>blocks[1] * <uint32_t>blocks[2]) <= 0:
+        if state.recorders != 0 and lowlat_get_step() != NULL:
+            lowlat_get_step().empty = lowlat_get_step().reached = True
         return 0  # Triton multiplies in 32 bits and launches nothing unless the product is positive
     for i in range(count):
         parameters[i] = &payload[plan.slots[i]]
@@ -2242,6 +2268,9 @@ cdef CUresult launch_with_driver(Plan plan, const int32_t* blocks, void* stream,
         result = driver.set_function_attribute(function, CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)
         if result != 0:
             return result
+    if state.recorders != 0 and lowlat_get_step() != NULL:
+        take_step(lowlat_get_step(), plan, &config, function, parameters, payload, maps)
+        return 0
     if plan.way != WAY_DRIVER and (plan.way != WAY_DEFAULT or state.way != WAY_DRIVER or state.ways_in_contexts):
         return launch_some_way(plan, &config, function, parameters)
     with nogil:
@@ -2355,6 +2384,328 @@ cdef int way_of_context() except -1:
     return state.way
 
 
+# ---- sequences ----------------------------------------------------------------------------------------------------
+
+# A sequence holds calls and, as one graph, the launches that they come to.  To replay it each call goes its usual way
+# up to its launch, where a *step* takes the launch's place: it patches the sequence's node where the launch is another
+# than the last time.  So nothing that a launch observes is observed any less, and what would be another kernel, or
+# Triton's, is found before anything is launched.
+
+cdef PyObject* launch_recorded(PyObject* target, bint is_kernel, PyObject* grid, PyObject* const* args,
+                               Py_ssize_t positional, PyObject* const* names, Py_ssize_t keywords,
+                               int through) except NULL:
+    """A user's call while some thread records or replays.  In a thread that records, its outermost calls are noted once
+    they have launched."""
+    cdef lowlat_step* step = lowlat_get_step()
+    cdef void* recorder = lowlat_get_recorder()
+    cdef PyObject* result
+    lowlat_set_step(NULL)  # what a grid callable or a heuristic launches by the way is launched
+    lowlat_deeper(1)
+    try:
+        if is_kernel:
+            result = launch(<Kernel>target, grid, args, positional, names, keywords, through)
+        else:
+            result = (<Outer>target).call(grid, args, positional, names, keywords, through)
+    finally:
+        lowlat_set_step(step)
+        depth = lowlat_deeper(-1)
+    if recorder == NULL or depth != 0:
+        return result
+    try:
+        call = Call(<object>target, None if grid == NULL else <object>grid, list(values_of(args, positional + keywords)),
+                    tuple([<object>names[i] for i in range(keywords)]), through == THROUGH_RUN)
+        if not call.warmup():
+            (<object>recorder).append(call)
+    except BaseException:
+        lowlat_release(result)
+        raise
+    return result
+
+
+cdef int refuse_step(int reason) except -1:
+    """No step can be taken in Triton."""
+    if lowlat_get_step() != NULL:
+        name = REASON_NAMES[reason]
+        raise state.not_recordable(f"it would go to Triton ({name}: {REASONS_TEXT[name]})")
+    return 0
+
+
+cdef int take_step(lowlat_step* step, Plan plan, const CUlaunchConfig* config, CUfunction function, void** parameters,
+                   const uint64_t* payload, const uint8_t* maps) except -1:
+    """In the place of a launch: the node gets what the launch would have been given."""
+    cdef SequenceGraph graph = <SequenceGraph>step.owner
+    cdef CUkernelNodeParams launch
+    cdef Py_ssize_t i, count = plan.slot_count
+    cdef size_t size = count * sizeof(uint64_t) + plan.map_count * TENSOR_MAP_BYTES
+    cdef uint8_t* packed = <uint8_t*>alloca(size + 1)
+    cdef int changed
+    if config.attribute_count != 0:
+        raise state.not_recordable(SUBMISSIONS_TEXT["attributes"])
+    memset(&launch, 0, sizeof(launch))
+    launch.function = function
+    memcpy(launch.grid, config.grid, sizeof(launch.grid))
+    memcpy(launch.block, config.block, sizeof(launch.block))
+    launch.shared = config.shared
+    for i in range(count):
+        memcpy(packed + i * sizeof(uint64_t), &payload[plan.slots[i]], sizeof(uint64_t))
+    if maps != NULL:
+        memcpy(packed + count * sizeof(uint64_t), maps, plan.map_count * TENSOR_MAP_BYTES)
+    changed = lowlat_step_bytes(step, packed, size)
+    if changed < 0:
+        raise MemoryError()
+    changed = changed or memcmp(&launch, &step.given, sizeof(launch)) != 0
+    step.stream = config.stream
+    step.reached = True
+    launch.parameters = parameters
+    if graph.exec_ == NULL:
+        check_graph_call(lowlat_graphs.add_kernel(&step.node, graph.graph, &graph.last, graph.last != NULL, &launch))
+        graph.last = step.node
+    elif step.node == NULL or launch.function != step.given.function:
+        step.size = 0  # whatever it has is the other launch's
+        raise state.changed("its arguments are another specialisation now, or its grid was empty")
+    elif changed:
+        step.size = 0
+        check_graph_call(lowlat_graphs.set_parameters(graph.exec_, step.node, &launch))
+        step.size = size
+        graph.patched += 1
+    launch.parameters = NULL
+    step.given = launch
+    return 0
+
+
+cdef int check_graph_call(CUresult result) except -1:
+    cdef const char* text = NULL
+    if result != 0:
+        driver.error_string(result, &text)
+        raise state.not_recordable("the driver refused a graph: " + (f"error {result}" if text == NULL else
+                                                                     (<bytes>text).decode()))
+    return 0
+
+
+cdef int raise_of_call(Py_ssize_t number, Call call, error) except -1:
+    raise type(error)(f"launch {number} ({call.name()}): {error}") from None
+
+
+@cython.final
+cdef class Call:
+    """A call as it came: `target[grid](...)`, or `target.run(...)`."""
+
+    def __init__(self, target, grid, list values, tuple names, bint through_run):
+        self.target, self.grid, self.values, self.names = target, grid, values, names
+        self.through = THROUGH_RUN if through_run else THROUGH_GETITEM
+
+    def name(self):
+        """str: the kernel's."""
+        target = self.target
+        while isinstance(target, Outer):
+            target = target.fn
+        return getattr(target, "__name__", repr(target))
+
+    def arguments(self):
+        """dict[str, int]: where in `values` the call's arguments are, by name; one can be given a new value there."""
+        cdef Py_ssize_t i, positional = len(self.values) - len(self.names)
+        order = [*self.target.arg_names[:positional], *self.names]
+        return {name: i for i, name in enumerate(order)}
+
+    def has_grid(self):
+        """bool: whether the grid is beside the arguments, and not one of them."""
+        return self.through == THROUGH_GETITEM
+
+    def warmup(self):
+        """bool: whether the call was one that launches nothing."""
+        return bool(dict(zip(self.names, self.values[len(self.values) - len(self.names):])).get("warmup", False))
+
+    def launch(self):
+        """Make the call, in the ordinary way."""
+        positional = len(self.values) - len(self.names)
+        named = dict(zip(self.names, self.values[positional:]))
+        if self.through == THROUGH_RUN:
+            return self.target.run(*self.values[:positional], **named)
+        return self.target[self.grid](*self.values[:positional], **named)
+
+    def get(self, index):
+        return self.grid if index < 0 else self.values[index]
+
+    def set(self, index, value):
+        """The value that was there."""
+        before = self.get(index)
+        if index < 0:
+            self.grid = value
+        else:
+            self.values[index] = value
+        return before
+
+
+@cython.final
+cdef class SequenceGraph:
+    """The launches of `calls`, one after the other, as an executable graph of one context."""
+
+    def __cinit__(self, list calls):
+        self.calls = calls
+        self.steps = <lowlat_step*>calloc(len(calls) + 1, sizeof(lowlat_step))
+        if self.steps == NULL:
+            raise MemoryError()
+        for i in range(len(calls)):
+            self.steps[i].owner = <void*>self
+        self.forks = lowlat_forks
+
+    def __init__(self, list calls):
+        cdef int mode
+        reason = self.obstacle(NULL, False)
+        if reason is not None:
+            raise state.not_recordable(reason)
+        driver.current_context(&self.context)
+        mode = lowlat_relax_capture(CU_STREAM_CAPTURE_MODE_RELAXED)
+        try:
+            check_graph_call(lowlat_graphs.create(&self.graph, 0))
+            self.go()
+            check_graph_call(lowlat_graphs.instantiate(&self.exec_, self.graph, 0))
+        finally:
+            lowlat_relax_capture(mode)
+
+    def __dealloc__(self):
+        cdef Py_ssize_t i
+        if self.forks == lowlat_forks:
+            if self.exec_ != NULL:
+                lowlat_graphs.destroy_exec(self.exec_)
+            if self.graph != NULL:
+                lowlat_graphs.destroy(self.graph)
+        if self.steps != NULL:
+            for i in range(len(self.calls)):
+                free(self.steps[i].bytes)
+        free(self.steps)
+
+    @property
+    def stream(self):
+        """int: the stream whose launches these are."""
+        return <uint64_t>self.stream_
+
+    def replay(self):
+        """None: the calls' launches were made, as one graph; or why not, and then none was.
+
+        Raises NotRecordable or SpecialisationChanged for a call that does not come to the launch of its node, and
+        whatever making the call would have raised; nothing was launched then."""
+        cdef CUresult result
+        cdef int mode = CU_STREAM_CAPTURE_MODE_RELAXED
+        cdef CUgraphExec executable = self.exec_
+        cdef void* stream
+        self.patched = 0
+        self.go()
+        stream = self.stream_
+        reason = self.obstacle(stream, True)
+        if reason is not None:
+            return reason
+        with nogil:
+            if not self.launched:
+                mode = lowlat_relax_capture(mode)
+            result = lowlat_graphs.launch(executable, stream)
+            if not self.launched:
+                lowlat_relax_capture(mode)
+        self.launched = True
+        if result != 0:
+            return SUBMISSIONS_TEXT["refused"]
+        return None
+
+    @property
+    def changes(self):
+        """int: nodes that the last replay patched."""
+        return self.patched
+
+    cdef object obstacle(self, void* stream, bint to_launch):
+        cdef int capturing = 0
+        cdef void* context = NULL
+        if lowlat_graphs_missing != NULL:
+            return SUBMISSIONS_TEXT["no graphs"]
+        if self.forks != lowlat_forks:
+            return REASONS_TEXT["forked"]
+        if state.launch_blocking:
+            return SUBMISSIONS_TEXT["blocking"]
+        if driver.current_context(&context) != 0 or context == NULL:
+            return "the thread has no CUDA context"
+        if not to_launch:
+            return None
+        if context != self.context:
+            return SUBMISSIONS_TEXT["other context"]
+        if stream == <void*>CU_STREAM_PER_THREAD:
+            return SUBMISSIONS_TEXT["per-thread stream"]
+        if lowlat_graphs.is_capturing(<CUstream>stream, &capturing) != 0 or capturing:
+            return SUBMISSIONS_TEXT["capturing"]
+        return None
+
+    cdef int go(self) except -1:
+        """Each call up to its launch."""
+        cdef Call call
+        cdef lowlat_step* step
+        cdef Py_ssize_t i
+        cdef void* stream = NULL
+        cdef bint first = True
+        state.recorders += 1
+        try:
+            for i in range(len(self.calls)):
+                call = self.calls[i]
+                step = &self.steps[i]
+                try:
+                    self.come_to_launch(call, step)
+                    if step.empty:
+                        if self.exec_ != NULL and step.node != NULL:
+                            raise state.changed("its grid is empty now")
+                    elif first:
+                        stream, first = step.stream, False
+                    elif stream != step.stream:
+                        raise state.not_recordable("it is on another stream than those before it")
+                except state.not_recordable as error:
+                    raise_of_call(i, call, error)
+        finally:
+            state.recorders -= 1
+        if self.exec_ != NULL and stream != self.stream_ and not first:
+            raise state.changed("the stream is another one")
+        self.stream_ = stream
+        return 0
+
+    cdef int come_to_launch(self, Call call, lowlat_step* step) except -1:
+        cdef list values = call.values
+        cdef PyObject** items = (<PyListObject*>values).ob_item
+        cdef Py_ssize_t keywords = PyTuple_GET_SIZE(call.names), positional = len(values) - keywords
+        cdef PyObject* grid = NULL if call.through == THROUGH_RUN else <PyObject*>call.grid
+        cdef PyObject* result
+        step.reached = step.empty = False
+        lowlat_set_step(step)
+        try:
+            if isinstance(call.target, Kernel):
+                result = launch(<Kernel>call.target, grid, items, positional, tuple_items(<PyObject*>call.names),
+                                keywords, call.through)
+            else:
+                result = (<Outer>call.target).call(grid, items, positional, tuple_items(<PyObject*>call.names), keywords,
+                                                   call.through)
+        finally:
+            lowlat_set_step(NULL)
+        lowlat_release(result)
+        if not step.reached:
+            raise state.not_recordable("it launches nothing of lowlat's")
+        return 0
+
+
+def start_recording(calls):
+    """Append to `calls` what this thread calls from now on."""
+    if lowlat_get_recorder() != NULL:
+        raise RuntimeError("this thread is recording already")
+    lowlat_set_recorder(<void*>calls)
+    state.recorders += 1
+
+
+def stop_recording():
+    lowlat_set_recorder(NULL)
+    state.recorders -= 1
+
+
+def configure_sequences(*, not_recordable, changed):
+    """The classes of errors."""
+    state.not_recordable = not_recordable
+    state.changed = changed
+
+
+# ---- the wrapper route --------------------------------------------------------------------------------------------
+
 cdef int launch_with_wrapper(Plan borrowed, PyObject* compiled, const int32_t* blocks, void* stream,
                              PyObject* const* arguments, Py_ssize_t count) except -1:
     """The wrapper route.  `compiled` is the caller's reference, given up if this raises."""
@@ -2371,6 +2722,8 @@ cdef int call_wrapper(Plan plan, const int32_t* blocks, void* stream, PyObject* 
                       Py_ssize_t count) except -1:
     """Triton's compiled launch function packs and launches; no hooks are set, so none is passed."""
     # (HIP's launchers call the exit hook with the error of a failed launch set, which even an empty one does not bear.)
+    if state.recorders != 0 and lowlat_get_step() != NULL:
+        raise state.not_recordable(f"it takes the {ROUTE_NAMES[plan.route_]} route: {plan.why_}")
     cdef Py_ssize_t i, place
     cdef Py_ssize_t before = PyTuple_GET_SIZE(plan.before), after = PyTuple_GET_SIZE(plan.after)
     cdef tuple held = values_of(arguments, count)
@@ -2430,6 +2783,8 @@ cdef PyObject* leave(Kernel kernel, int reason, PyObject* grid, PyObject* const*
                      PyObject* const* names, Py_ssize_t keywords, int through) except NULL:
     """Hand the unlaunched call to Triton, as it came, and count why.  Returns a new reference."""
     cdef Py_ssize_t i
+    if state.recorders != 0:
+        refuse_step(reason)
     if through != THROUGH_WARMUP:
         kernel.exits_[reason] += 1  # (Triton's warmup() is a call of `run`, which counts it)
     cdef tuple values = PyTuple_New(positional)
@@ -2488,6 +2843,9 @@ cdef PyObject* outer_launcher_vectorcall(PyObject* self, PyObject* const* args, 
     if names != NULL:
         name_items = tuple_items(names)
         keywords = tuple_size(names)
+    if state.recorders != 0:
+        return launch_recorded(<PyObject*>(<OuterLauncher>self).outer, False, <PyObject*>(<OuterLauncher>self).grid, args,
+                               PyVectorcall_NARGS(nargs), name_items, keywords, THROUGH_GETITEM)
     return (<OuterLauncher>self).outer.call(<PyObject*>(<OuterLauncher>self).grid, args, PyVectorcall_NARGS(nargs),
                                             name_items, keywords, THROUGH_GETITEM)
 
@@ -2499,6 +2857,8 @@ cdef PyObject* outer_run(PyObject* self, PyObject* const* args, Py_ssize_t count
     if names != NULL:
         name_items = tuple_items(names)
         keywords = tuple_size(names)
+    if state.recorders != 0:
+        return launch_recorded(self, False, NULL, args, count, name_items, keywords, THROUGH_RUN)
     return (<Outer>self).call(NULL, args, count, name_items, keywords, THROUGH_RUN)
 
 
@@ -2585,6 +2945,8 @@ cdef PyObject* leave_outer(Outer outer, int reason, PyObject* grid, PyObject* co
                            PyObject* const* names, Py_ssize_t keywords, int through) except NULL:
     """Hand the call to Triton's Autotuner.run or Heuristics.run, as it came, and count why.  Returns a new
     reference."""
+    if state.recorders != 0:
+        refuse_step(reason)
     outer.exits_[reason] += 1
     cdef tuple values = values_of(args, positional)
     cdef dict named = {}

@@ -142,16 +142,62 @@ static CUresult lowlat_graph_launch(lowlat_graph *graph, const CUkernelNodeParam
     return result;
 }
 
+static int lowlat_forks; /* between this process and the one that imported lowlat */
+
 /* In a forked child no handle means anything. */
 static void lowlat_graphs_forked(void)
 {
     lowlat_graph *graph;
+    lowlat_forks++;
     for (graph = lowlat_newest_graph; graph != NULL; graph = graph->older) {
         graph->exec = NULL;
         graph->graph = NULL;
         graph->busy = 0;
         graph->stream = (CUstream)~(uintptr_t)0; /* no stream's */
     }
+}
+
+/* ---- sequences: several launches as one graph ---------------------------- */
+
+/* One launch of a sequence: its node, and what the node was last given. */
+typedef struct {
+    void *owner; /* the SequenceGraph */
+    CUgraphNode node; /* NULL where the grid was empty */
+    CUkernelNodeParams given; /* less its parameters */
+    CUstream stream;
+    int reached; /* the call has come to its launch */
+    int empty;   /* which launches nothing, over an empty grid */
+    size_t size;
+    unsigned char *bytes; /* the parameters */
+} lowlat_step;
+
+/* Of this thread: who collects its calls, how deep in such a call it is, and
+ * the step that takes the place of the launch that it is on its way to. */
+static __thread void *lowlat_recorder;
+static __thread int lowlat_depth;
+static __thread lowlat_step *lowlat_current_step;
+
+static inline void *lowlat_get_recorder(void) { return lowlat_recorder; }
+static inline void lowlat_set_recorder(void *recorder) { lowlat_recorder = recorder; }
+static inline int lowlat_deeper(int by) { return lowlat_depth += by; }
+static inline lowlat_step *lowlat_get_step(void) { return lowlat_current_step; }
+static inline void lowlat_set_step(lowlat_step *step) { lowlat_current_step = step; }
+
+/* The step's bytes become these; returns whether they were others, -1 without memory. */
+static inline int lowlat_step_bytes(lowlat_step *step, const void *bytes, size_t size)
+{
+    unsigned char *copy = step->bytes;
+    if (step->size == size && copy != NULL && memcmp(copy, bytes, size) == 0)
+        return 0;
+    if (step->size != size || copy == NULL) {
+        copy = realloc(step->bytes, size + 1);
+        if (copy == NULL)
+            return -1;
+        step->bytes = copy;
+        step->size = size;
+    }
+    memcpy(copy, bytes, size);
+    return 1;
 }
 
 /* ---- which of the two ways is faster here ------------------------------- */

@@ -584,7 +584,7 @@ def test_routes(route):
 
 
 def test_route_is_checked():
-    with pytest.raises(ValueError, match="'fastest', must be 'auto', 'driver' or 'wrapper'"):
+    with pytest.raises(ValueError, match="'fastest', must be 'auto', 'driver', 'graph', 'wrapper' or None"):
         lowlat.jit(one).route = "fastest"
 
 

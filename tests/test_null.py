@@ -418,6 +418,7 @@ def test_capture():
     assert capturing(77) == capturing(0) == (0, 0)
     call, spoilt = Call(compiled_function()), null.spoilt_captures()
     with Graph(call) as graph:
+        graph.launch()
         null.set_capturing(77)
         null.set_capturing(77)  # again: the same stream
         answers = []
@@ -447,6 +448,42 @@ def test_capture():
         assert capturing(77) == capturing(0) == (0, 0)
         assert graph.launch(77) == graph.launch(0) == 0
     assert null.spoilt_captures() == spoilt
+
+
+def test_what_may_allocate_during_a_capture():
+    """A graph is not made, nor launched for the first time, but in relaxed mode, which is the thread's own."""
+    call, spoilt = Call(compiled_function()), null.spoilt_captures()
+
+    def exchange(mode):
+        value = ctypes.c_int(mode)
+        return cu("ThreadExchangeStreamCaptureMode", ctypes.byref(value)), value.value
+
+    with Graph(call) as graph:
+        null.set_capturing(77)
+        made = ctypes.c_void_p()
+        assert graph.launch(78) == 900 and null.spoilt_captures() == spoilt + 1
+        assert cu("GraphInstantiateWithFlags", ctypes.byref(made), graph.graph, 0) == 900
+        assert null.spoilt_captures() == spoilt + 2
+        assert exchange(2) == (0, 0) and exchange(2) == (0, 2) and exchange(3) == (1, 3)
+        modes = []
+        thread = threading.Thread(target=lambda: modes.append(exchange(0)))
+        thread.start()
+        thread.join()
+        assert modes == [(0, 0)]
+        assert cu("GraphInstantiateWithFlags", ctypes.byref(made), graph.graph, 0) == 0
+        assert cu("GraphExecDestroy", made) == 0 and graph.launch(78) == 0
+        assert exchange(0) == (0, 2)
+        assert graph.launch(78) == 0 and null.spoilt_captures() == spoilt + 2
+
+
+def test_a_device_that_fails_launches_fails_them_by_graph_too():
+    call = Call(compiled_function())
+    with Graph(call) as graph:
+        null.fail("cuLaunchKernelEx", 700)
+        assert graph.launch() == graph.launch() == 700
+        with pytest.raises(RuntimeError, match="illegal memory access"):
+            launch(aligned(), 5, 0.5, True, BLOCK=4)
+        assert graph.launch() == 0
 
 
 def test_capture_on_the_other_device():

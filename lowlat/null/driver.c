@@ -106,6 +106,16 @@ static CUresult injected(const char *name)
     return failure.result;
 }
 
+/* Whether launches fail, by whatever call they are made: what ails a device
+ * does not go away for another call.  Takes none of the times. */
+static CUresult launches_fail(void)
+{
+    if (atomic_load_explicit(&failure.times, memory_order_relaxed) <= 0 ||
+        strncmp(failure.name, "cuLaunchKernel", strlen("cuLaunchKernel")) != 0 || atomic_load(&failure.after) > 0)
+        return CUDA_SUCCESS;
+    return failure.result;
+}
+
 /* Memory that is not plain device memory: cuPointerGetAttribute refuses host
  * memory and gives mapped memory's other address. */
 #define MAX_RANGES 64
@@ -123,6 +133,7 @@ static struct {
 } captures[MAX_CAPTURES];
 static atomic_int capture_count;
 static pthread_mutex_t capture_lock = PTHREAD_MUTEX_INITIALIZER;
+static __thread int capture_mode; /* CU_STREAM_CAPTURE_MODE_GLOBAL at first */
 
 #define ENTER()                                 \
     do {                                        \
@@ -536,6 +547,27 @@ EXPORT CUresult cuStreamIsCapturing(CUstream stream, int *status)
     return state == CUDA_ERROR_STREAM_CAPTURE_IMPLICIT ? state : CUDA_SUCCESS;
 }
 
+EXPORT CUresult cuThreadExchangeStreamCaptureMode(int *mode)
+{
+    int before = capture_mode;
+    ENTER();
+    if (*mode < 0 || *mode > CU_STREAM_CAPTURE_MODE_RELAXED)
+        return CUDA_ERROR_INVALID_VALUE;
+    capture_mode = *mode;
+    *mode = before;
+    return CUDA_SUCCESS;
+}
+
+/* What may allocate is refused while any stream is captured, and spoils the
+ * capture, but for threads in relaxed mode. */
+static CUresult may_allocate(void)
+{
+    if (atomic_load(&capture_count) == 0 || capture_mode == CU_STREAM_CAPTURE_MODE_RELAXED)
+        return CUDA_SUCCESS;
+    atomic_fetch_add(&spoilt_count, 1);
+    return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+}
+
 EXPORT CUresult cuModuleLoadData(null_module **out, const void *data)
 {
     ENTER();
@@ -885,6 +917,7 @@ struct CUgraphExec_st {
     CUgraph graph;
     size_t count;
     null_call *calls;
+    int launched; /* at least once */
 };
 
 static CUresult violation(void)
@@ -1037,7 +1070,7 @@ static void free_calls(null_call *calls, size_t count)
 
 static CUresult instantiate(CUgraphExec *out, CUgraph graph)
 {
-    CUresult result = CUDA_SUCCESS;
+    CUresult result = may_allocate();
     CUgraphExec exec = calloc(1, sizeof *exec);
     null_call *calls = calloc(graph->count + 1, sizeof *calls);
     if (exec == NULL || calls == NULL)
@@ -1111,9 +1144,15 @@ static CUresult launch_graph(CUgraphExec exec, CUstream stream)
     for (size_t i = 0; i < exec->count; ++i)
         if (exec->calls[i].function->module->context != current_context)
             return CUDA_ERROR_INVALID_HANDLE;
-    CUresult result = capture_state(stream);
+    CUresult result = launches_fail();
+    if (result != CUDA_SUCCESS)
+        return result;
+    result = capture_state(stream);
     if (result != CUDA_SUCCESS)
         atomic_fetch_add(&spoilt_count, 1);
+    else if (!exec->launched)
+        result = may_allocate(); /* the driver makes room for it on the device */
+    exec->launched |= result == CUDA_SUCCESS;
     for (size_t i = 0; i < exec->count && result == CUDA_SUCCESS; ++i) {
         CUlaunchConfig config = exec->calls[i].config;
         config.stream = stream;
@@ -1173,7 +1212,8 @@ static const struct {
     ENTRY(cuInit), ENTRY(cuDriverGetVersion), ENTRY(cuDeviceGetCount), ENTRY(cuDeviceGet),
     ENTRY(cuDeviceGetAttribute), ENTRY(cuDevicePrimaryCtxRetain), ENTRY(cuCtxGetCurrent), ENTRY(cuCtxSetCurrent),
     ENTRY(cuCtxGetDevice), ENTRY(cuCtxSynchronize), ENTRY(cuCtxGetLimit), ENTRY(cuCtxSetLimit),
-    ENTRY(cuStreamSynchronize), ENTRY(cuStreamIsCapturing), ENTRY(cuModuleLoadData), ENTRY(cuModuleUnload),
+    ENTRY(cuStreamSynchronize), ENTRY(cuStreamIsCapturing), ENTRY(cuThreadExchangeStreamCaptureMode),
+    ENTRY(cuModuleLoadData), ENTRY(cuModuleUnload),
     ENTRY(cuModuleGetFunction), ENTRY(cuFuncGetAttribute), ENTRY(cuFuncSetAttribute), ENTRY(cuFuncSetCacheConfig),
     ENTRY(cuOccupancyMaxActiveClusters), ENTRY(cuPointerGetAttribute), ENTRY(cuTensorMapEncodeTiled),
     ENTRY(cuTensorMapEncodeIm2col), ENTRY(cuGetErrorString), ENTRY(cuLaunchKernelEx), ENTRY(cuLaunchKernel),
