@@ -243,6 +243,7 @@ cdef class Call:
     cdef list values
     cdef tuple names  # of the last of `values`
     cdef int through
+    cdef object place  # (device, stream) where it was recorded
 
 
 @cython.final

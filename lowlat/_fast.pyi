@@ -112,7 +112,15 @@ class Heuristic(Outer):
 
 @final
 class Call:
-    def __init__(self, target: Any, grid: Any, values: list[Any], names: tuple[str, ...], through_run: bool) -> None: ...
+    def __init__(
+        self,
+        target: Any,
+        grid: Any,
+        values: list[Any],
+        names: tuple[str, ...],
+        through_run: bool,
+        place: tuple[int, int] | None = None,
+    ) -> None: ...
     def name(self) -> str: ...
     def arguments(self) -> dict[str, int]: ...
     def has_grid(self) -> bool: ...

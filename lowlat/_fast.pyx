@@ -61,10 +61,11 @@ cdef extern from "_graph.h":
     int lowlat_graph_count
     int lowlat_graph_budget
     void lowlat_graph_used(lowlat_graph*)
+    void lowlat_cool_down(uint32_t*)
     lowlat_graph* lowlat_graph_of(lowlat_graph*, CUstream)
-    lowlat_graph* lowlat_graph_make(lowlat_graph**, CUstream, void*, const CUkernelNodeParams*)
+    lowlat_graph* lowlat_graph_make(lowlat_graph**, uint32_t*, CUstream, void*, const CUkernelNodeParams*)
     void lowlat_graph_destroy(lowlat_graph*)
-    bint lowlat_graph_make_room()
+    bint lowlat_graph_trim(int)
     CUresult lowlat_graph_launch(lowlat_graph*, const CUkernelNodeParams*) nogil
     void lowlat_graphs_forked()
     int lowlat_forks
@@ -2315,7 +2316,7 @@ cdef CUresult launch_some_way(Plan borrowed, const CUlaunchConfig* config, CUfun
                     lowlat_race_note(race, LOWLAT_BY_GRAPH, taken)
                 return 0
             lowlat_graph_destroy(graph)
-            cool_down(plan)
+            lowlat_cool_down(&plan.hot)
             submission = REFUSED
         plan.submitted_[submission] += 1
     with nogil:
@@ -2350,27 +2351,21 @@ cdef int find_graph(Plan plan, const lowlat_race* race, const CUlaunchConfig* co
             return NOT_HOT
     elif graph.busy:
         return IN_USE
-    if lowlat_graphs.is_capturing(config.stream, &capturing) != 0 or capturing:
-        return CAPTURING
     if driver.current_context(&context) != 0 or context == NULL or (graph != NULL and context != graph.context):
         return OTHER_CONTEXT
+    if lowlat_graphs.is_capturing(config.stream, &capturing) != 0 or capturing:
+        return CAPTURING
     if graph == NULL:
-        graph = lowlat_graph_make(&plan.graphs, config.stream, context, launch)
-        cool_down(plan)
+        plan.heat = 0
+        graph = lowlat_graph_make(&plan.graphs, &plan.hot, config.stream, context, launch)
         if graph == NULL:
+            lowlat_cool_down(&plan.hot)
             return NO_ROOM
     if race != NULL and not race.known and race.count[LOWLAT_BY_GRAPH] > race.count[LOWLAT_BY_DRIVER]:
         return MEASURED
     lowlat_graph_used(graph)
     found[0] = graph
     return BY_GRAPH
-
-
-cdef int cool_down(Plan plan):
-    """The next graph takes four times as many launches: plans that take each other's away stop doing so."""
-    plan.heat = 0
-    plan.hot = min(4 * max(plan.hot, 1), 1 << 30)
-    return 0
 
 
 cdef int way_of_context() except -1:
@@ -2399,6 +2394,7 @@ cdef PyObject* launch_recorded(PyObject* target, bint is_kernel, PyObject* grid,
     cdef lowlat_step* step = lowlat_get_step()
     cdef void* recorder = lowlat_get_recorder()
     cdef PyObject* result
+    place = current_place() if recorder != NULL and lowlat_deeper(0) == 0 else None
     lowlat_set_step(NULL)  # what a grid callable or a heuristic launches by the way is launched
     lowlat_deeper(1)
     try:
@@ -2413,7 +2409,7 @@ cdef PyObject* launch_recorded(PyObject* target, bint is_kernel, PyObject* grid,
         return result
     try:
         call = Call(<object>target, None if grid == NULL else <object>grid, list(values_of(args, positional + keywords)),
-                    tuple([<object>names[i] for i in range(keywords)]), through == THROUGH_RUN)
+                    tuple([<object>names[i] for i in range(keywords)]), through == THROUGH_RUN, place)
         if not call.warmup():
             (<object>recorder).append(call)
     except BaseException:
@@ -2422,11 +2418,30 @@ cdef PyObject* launch_recorded(PyObject* target, bint is_kernel, PyObject* grid,
     return result
 
 
+cdef object current_place():
+    """(device, stream) of this thread, None where Triton has no driver yet."""
+    cdef int device
+    cdef void* stream = NULL
+    if not state_current():
+        refresh_state()
+    if state.reason != OK:
+        return None
+    if state.c_getters:
+        device = lowlat_current_device()
+        if lowlat_current_stream(device, &stream) != 0:
+            return None
+    else:
+        python_getters(&device, &stream)
+    return device, <uint64_t>stream
+
+
 cdef int refuse_step(int reason) except -1:
     """No step can be taken in Triton."""
     if lowlat_get_step() != NULL:
         name = REASON_NAMES[reason]
-        raise state.not_recordable(f"it would go to Triton ({name}: {REASONS_TEXT[name]})")
+        # Of these Triton makes something that the next time can be recorded.
+        error = state.changed if reason in (FIRST_CALL, FORGOTTEN, NOT_TUNED, GLOBAL) else state.not_recordable
+        raise error(f"it would go to Triton ({name}: {REASONS_TEXT[name]})")
     return 0
 
 
@@ -2490,8 +2505,8 @@ cdef int raise_of_call(Py_ssize_t number, Call call, error) except -1:
 cdef class Call:
     """A call as it came: `target[grid](...)`, or `target.run(...)`."""
 
-    def __init__(self, target, grid, list values, tuple names, bint through_run):
-        self.target, self.grid, self.values, self.names = target, grid, values, names
+    def __init__(self, target, grid, list values, tuple names, bint through_run, place=None):
+        self.target, self.grid, self.values, self.names, self.place = target, grid, values, names, place
         self.through = THROUGH_RUN if through_run else THROUGH_GETITEM
 
     def name(self):
@@ -2554,6 +2569,11 @@ cdef class SequenceGraph:
         reason = self.obstacle(NULL, False)
         if reason is not None:
             raise state.not_recordable(reason)
+        places = [(<Call>call).place for call in self.calls if (<Call>call).place is not None]
+        for call in self.calls:
+            if (<Call>call).place is not None and (<Call>call).place != places[0]:
+                raise_of_call(self.calls.index(call), call, state.not_recordable(
+                    "it was on another stream or device than those before it"))
         driver.current_context(&self.context)
         mode = lowlat_relax_capture(CU_STREAM_CAPTURE_MODE_RELAXED)
         try:
@@ -2652,7 +2672,7 @@ cdef class SequenceGraph:
                     elif first:
                         stream, first = step.stream, False
                     elif stream != step.stream:
-                        raise state.not_recordable("it is on another stream than those before it")
+                        raise state.changed("it is on another stream than those before it")
                 except state.not_recordable as error:
                     raise_of_call(i, call, error)
         finally:
@@ -4219,7 +4239,7 @@ def set_route(route, after, budget, launch_blocking):
     state.launch_blocking = launch_blocking
     global lowlat_graph_budget
     lowlat_graph_budget = budget
-    lowlat_graph_make_room()
+    lowlat_graph_trim(budget)
 
 
 def routes_in_contexts(variable):

@@ -25,6 +25,7 @@ typedef struct lowlat_graph {
     CUgraph graph; /* kept: `node` names a node of it */
     CUgraphNode node;
     CUgraphExec exec;
+    uint32_t *hot; /* launches until the plan gets another one */
     uint64_t used; /* the clock when it was last launched */
     int launched;  /* at least once: the driver has made room for it on the device */
     int busy;      /* patched and launched right now, the GIL released */
@@ -68,16 +69,25 @@ static void lowlat_graph_destroy(lowlat_graph *graph)
     free(graph);
 }
 
-/* Room for one more.  Returns whether there is. */
-static int lowlat_graph_make_room(void)
+/* The next graph takes four times as many launches: plans that take each
+ * other's graphs away stop doing so. */
+static inline void lowlat_cool_down(uint32_t *hot)
 {
-    while (lowlat_graph_count >= lowlat_graph_budget) {
+    uint32_t most = 1u << 30;
+    *hot = *hot == 0 ? 4 : *hot > most / 4 ? most : 4 * *hot;
+}
+
+/* No more than so many, the longest unused go.  Returns whether that could be. */
+static int lowlat_graph_trim(int most)
+{
+    while (lowlat_graph_count > most) {
         lowlat_graph *graph, *oldest = NULL;
         for (graph = lowlat_newest_graph; graph != NULL; graph = graph->older)
             if (!graph->busy && (oldest == NULL || graph->used < oldest->used))
                 oldest = graph;
         if (oldest == NULL)
             return 0;
+        lowlat_cool_down(oldest->hot);
         lowlat_graph_destroy(oldest);
     }
     return 1;
@@ -92,13 +102,13 @@ static int lowlat_relax_capture(int mode)
 }
 
 /* A graph of this one launch in the plan's list, or NULL. */
-static lowlat_graph *lowlat_graph_make(lowlat_graph **first, CUstream stream, void *context,
+static lowlat_graph *lowlat_graph_make(lowlat_graph **first, uint32_t *hot, CUstream stream, void *context,
                                        const CUkernelNodeParams *launch)
 {
     lowlat_graph *graph;
     CUresult result;
     int mode;
-    if (!lowlat_graph_make_room() || (graph = calloc(1, sizeof *graph)) == NULL)
+    if (!lowlat_graph_trim(lowlat_graph_budget - 1) || (graph = calloc(1, sizeof *graph)) == NULL)
         return NULL;
     mode = lowlat_relax_capture(CU_STREAM_CAPTURE_MODE_RELAXED);
     result = lowlat_graphs.create(&graph->graph, 0);
@@ -116,6 +126,7 @@ static lowlat_graph *lowlat_graph_make(lowlat_graph **first, CUstream stream, vo
     graph->stream = stream;
     graph->context = context;
     graph->first = first;
+    graph->hot = hot;
     graph->next = *first;
     *first = graph;
     graph->older = lowlat_newest_graph;

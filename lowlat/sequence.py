@@ -149,6 +149,17 @@ class Sequence:
                 raise KeyError(f"{name!r}: no launch of this sequence has such an argument; they have "
                                f"{', '.join(sorted(self._places))}")
             first, *others = [call.get(index) for call, index in self._places[name]]
-            if not all(value is first or type(value) is type(first) is int and value == first for value in others):
+            if not all(_same(value, first) for value in others):
                 ways = [key for key in self._places if key.endswith(f".{name}") and key.split(".")[0].isdecimal()]
                 raise ValueError(f"{name!r} stands for different values; say one of {', '.join(ways)}")
+
+
+def _same(left: Any, right: Any) -> bool:
+    """Whether two arguments are one and the same: objects by identity, numbers, strings and tuples of such by value."""
+    if left is right:
+        return True
+    if type(left) is not type(right) or type(left) not in (int, float, str, tuple):
+        return False
+    if type(left) is tuple:
+        return len(left) == len(right) and all(map(_same, left, right))
+    return bool(left == right)
