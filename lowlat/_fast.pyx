@@ -1702,14 +1702,14 @@ cdef Binding resolve_binding(Kernel kernel, Py_ssize_t positional, tuple names, 
 
 
 cdef bint still_bound(Kernel kernel, dict bound, PyObject* const* arguments) except -1:
-    """Whether the grid callable left its dict as it was."""
+    """Whether the grid callable left its dict as it was.  Triton passes on the values, in their order; no names."""
     cdef Py_ssize_t position = 0, i = 0
     cdef PyObject* name
     cdef PyObject* value
     if len(bound) != kernel.parameter_count:
         return False
     while PyDict_Next(bound, &position, &name, &value):
-        if value != arguments[i] or name != <PyObject*>PyTuple_GET_ITEM(kernel.names, i):
+        if value != arguments[i]:
             return False
         i += 1
     return True
@@ -2408,7 +2408,8 @@ cdef PyObject* launch_recorded(PyObject* target, bint is_kernel, PyObject* grid,
     if recorder == NULL or depth != 0:
         return result
     try:
-        call = Call(<object>target, None if grid == NULL else <object>grid, list(values_of(args, positional + keywords)),
+        call = Call(<object>target, None if grid == NULL else <object>grid,
+                    list(values_of(args, positional + keywords)),
                     tuple([<object>names[i] for i in range(keywords)]), through == THROUGH_RUN, place)
         if not call.warmup():
             (<object>recorder).append(call)
@@ -2687,16 +2688,15 @@ cdef class SequenceGraph:
         cdef PyObject** items = (<PyListObject*>values).ob_item
         cdef Py_ssize_t keywords = PyTuple_GET_SIZE(call.names), positional = len(values) - keywords
         cdef PyObject* grid = NULL if call.through == THROUGH_RUN else <PyObject*>call.grid
+        cdef PyObject* const* names = tuple_items(<PyObject*>call.names)
         cdef PyObject* result
         step.reached = step.empty = False
         lowlat_set_step(step)
         try:
             if isinstance(call.target, Kernel):
-                result = launch(<Kernel>call.target, grid, items, positional, tuple_items(<PyObject*>call.names),
-                                keywords, call.through)
+                result = launch(<Kernel>call.target, grid, items, positional, names, keywords, call.through)
             else:
-                result = (<Outer>call.target).call(grid, items, positional, tuple_items(<PyObject*>call.names), keywords,
-                                                   call.through)
+                result = (<Outer>call.target).call(grid, items, positional, names, keywords, call.through)
         finally:
             lowlat_set_step(NULL)
         lowlat_release(result)
@@ -2864,8 +2864,8 @@ cdef PyObject* outer_launcher_vectorcall(PyObject* self, PyObject* const* args, 
         name_items = tuple_items(names)
         keywords = tuple_size(names)
     if state.recorders != 0:
-        return launch_recorded(<PyObject*>(<OuterLauncher>self).outer, False, <PyObject*>(<OuterLauncher>self).grid, args,
-                               PyVectorcall_NARGS(nargs), name_items, keywords, THROUGH_GETITEM)
+        return launch_recorded(<PyObject*>(<OuterLauncher>self).outer, False, <PyObject*>(<OuterLauncher>self).grid,
+                               args, PyVectorcall_NARGS(nargs), name_items, keywords, THROUGH_GETITEM)
     return (<OuterLauncher>self).outer.call(<PyObject*>(<OuterLauncher>self).grid, args, PyVectorcall_NARGS(nargs),
                                             name_items, keywords, THROUGH_GETITEM)
 

@@ -21,8 +21,8 @@ _fast.configure_sequences(not_recordable=NotRecordable, changed=Changed)
 
 
 def record(*names: str, on_change: str = "record") -> Sequence:
-    """`with lowlat.record(...) as sequence:` the launches that this thread makes inside, of lowlat's kernels, tuners and
-    heuristics, are made as always and collected; `sequence.replay(...)` then makes them all again, as one graph.
+    """`with lowlat.record(...) as sequence:` the launches that this thread makes inside, of lowlat's kernels, tuners
+    and heuristics, are made as always and collected; `sequence.replay(...)` then makes them all again, as one graph.
 
     `names` are arguments that replays give new values by position: `"x"` for each argument of that name, `"norm.x"` for
     those of kernel `norm` alone, `"2.x"` for that of launch 2 (from 0); `"2.grid"` is a grid.  By keyword a replay can

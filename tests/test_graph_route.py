@@ -8,11 +8,11 @@ import threading
 
 import pytest
 import triton.language as tl
+from test_jit import run_python
 
 import lowlat
 from lowlat import _fast, null
 from oracle import Pair, aligned, changed
-from test_jit import run_python
 
 pytestmark = [pytest.mark.null, pytest.mark.torch]
 
@@ -74,7 +74,8 @@ def test_the_same_launches():
     x, y = aligned(), aligned()
     pair = by_graph(two, x, y, 5, 16)
     numbers = (5, 7, 2**31 - 1, -5)
-    for grid, n in itertools.product(((1, ), (2, 3, 4), [7], (2**31 - 1, ), lambda meta: (meta["n"] % 5 + 1, )), numbers):
+    grids = ((1, ), (2, 3, 4), [7], (2**31 - 1, ), lambda meta: (meta["n"] % 5 + 1, ))
+    for grid, n in itertools.product(grids, numbers):
         result, how = submitted(pair, lambda grid=grid, n=n: pair.fast(grid, x, y[:], n, 16))
         assert how.get("graph", 0) + how.get("not hot", 0) == 2 and [launch.call for launch in result.launches] == [
             "cuGraphLaunch"]
@@ -380,7 +381,7 @@ def test_in_a_forked_child():
 
 
 def test_threads_on_one_stream():
-    """Sixteen threads, one kernel, one stream, with device switches: each launch as alone, no graph used twice at once."""
+    """Sixteen threads, one kernel, one stream, device switches: each launch as alone, no graph used twice at once."""
     x = aligned()
     pair = by_graph(one, x, 5)
     for n in range(1000, 1016):
@@ -400,7 +401,8 @@ def test_threads_on_one_stream():
             thread.start()
         for thread in threads:
             thread.join()
-    seen = sorted((launch.grid[0], int.from_bytes(launch.parameters[1], "little"), launch.device) for launch in launches)
+    seen = sorted((launch.grid[0], int.from_bytes(launch.parameters[1], "little"), launch.device)
+                  for launch in launches)
     assert seen == sorted((number + 1, 1000 + i, i % 7 == 3) for number in range(16) for i in range(count))
     assert counts(pair)["graph"] > count
 
@@ -445,6 +447,16 @@ def test_auto_measures_both_and_decides():
     last = submitted(pair, lambda: pair.call(GRID, x, 5))[1]
     assert last == ({"graph": 1} if 10 * graph < 9 * driver else {"slower": 1})
     assert _fast.race(7) is None and _fast.race(-1) is None and _fast.race(1000) is None
+
+
+def test_auto_decides():
+    """... for the plain way, where launching graphs takes much longer."""
+    code = ("import lowlat, torch\nfrom lowlat import null, _fast\nnull.activate()\nimport test_graph_route\n"
+            "k = lowlat.jit(test_graph_route.one, route='auto')\nx = torch.zeros(16)\nnull.linger(300)\n"
+            "for _ in range(200): k[(1,)](x, 5)\nprint(k.plans[0].submitted, _fast.race(0))\n")
+    done = run_python(code, LOWLAT_GRAPH_AFTER="1")
+    how, (driver, graph) = eval(done.stdout.replace("} (", "}, ("))
+    assert how == {"not hot": 1, "graph": 72, "measured": 72, "slower": 54} and graph > driver
 
 
 def test_where_it_is_asked_for():

@@ -1,5 +1,5 @@
-"""`lowlat.record()`: what is recorded is launched as always; what is replayed are the launches that the same calls would
-be, made as one graph or, where that is not the same, one by one."""
+"""`lowlat.record()`: what is recorded is launched as always; what is replayed are the launches that the same calls
+would be, made as one graph or, where that is not the same, one by one."""
 
 import gc
 import itertools
@@ -204,7 +204,7 @@ def test_streams_and_captures():
 
 
 def test_empty_grids():
-    x, out = aligned(), aligned()
+    out = aligned()
     both = Both(lambda norm, rope: (rope[(0, )](out, 5), rope[(3, )](out, 6), rope[(0, 1)](out, 5)))
     sequence = both.record("0.grid", "1.grid")
     both.check(sequence.replay)
@@ -245,24 +245,24 @@ def test_tuners_and_heuristics():
         return library.heuristics({"BLOCK": lambda args: asked.append(args["n"]) or 16 * (args["n"] % 2 + 1)})(
             library.jit(function))
 
-    both = Both(lambda norm, rope: (norm[GRID](x, x, out, 6, 0.5), rope[(2, )](out, 5), rope.run(
-        out, 5, grid=(4, ), warmup=False)), make=make)
+    def step(n):
+        return lambda norm, rope: (norm[GRID](x, x, out, n, 0.5), rope[(2, )](out, 5),
+                                   rope.run(out, 5, grid=(4, ), warmup=False))
+
+    both = Both(step(6), make=make)
     both.step(*both.triton)
     both.step(*both.lowlat)
     sequence = both.record("n")
     asked.clear()
     both.check(sequence.replay)
     assert asked == [6, 6]
-    both.check(lambda: sequence.replay(8), lambda norm, rope: (norm[GRID](x, x, out, 8, 0.5), rope[(2, )](out, 5), rope.run(
-        out, 5, grid=(4, ), warmup=False)))
-    both.check(lambda: sequence.replay(7), lambda norm, rope: (norm[GRID](x, x, out, 7, 0.5), rope[(2, )](out, 5), rope.run(
-        out, 5, grid=(4, ), warmup=False)), by=None)
+    both.check(lambda: sequence.replay(8), step(8))
+    both.check(lambda: sequence.replay(7), step(7), by=None)
     assert list(sequence._calls[2].arguments()) == ["out", "pos", "grid", "warmup"]
     for kernel in (both.triton[1], both.lowlat[1]):  # a tuner's choice is looked up again
         for key in kernel.cache:
             kernel.cache[key] = kernel.configs[1]
-    both.check(sequence.replay, lambda norm, rope: (norm[GRID](x, x, out, 7, 0.5), rope[(2, )](out, 5), rope.run(
-        out, 5, grid=(4, ), warmup=False)), by=None)
+    both.check(sequence.replay, step(7), by=None)
 
 
 def test_launches_by_the_way():
@@ -300,7 +300,7 @@ def wrapped(kernel):
     (lambda kernel, out: kernel[GRID](out, 5, launch_pdl=True), "launch 1 .rope.: the launch is cooperative"),
     (lambda kernel, out: kernel[GRID](out, 5, num_ctas=2), "clusters"),
     (lambda kernel, out: wrapped(kernel)[GRID](out, 5), "the wrapper route: kernel.route is 'wrapper'"),
-    (lambda kernel, out: null.set_stream(0x3000) or kernel[GRID](out, 5), "another stream or device than those before it"),
+    (lambda kernel, out: null.set_stream(0x3000) or kernel[GRID](out, 5), "another stream or device than those before"),
     (lambda kernel, out: kernel.add_pre_run_hook(lambda *args, **kwargs: None) or kernel[GRID](out, 5), "pre-run hook"),
 ])
 def test_refused_when_recorded(spoil, reason):

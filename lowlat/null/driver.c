@@ -905,6 +905,7 @@ struct CUgraph_st {
     null_guard guard;
     size_t count;
     null_call *calls; /* in the order of their addition, which is a topological one */
+    int unordered;    /* a node besides the first waits for none */
 };
 
 struct CUgraphNode_st {
@@ -918,6 +919,7 @@ struct CUgraphExec_st {
     size_t count;
     null_call *calls;
     int launched; /* at least once */
+    int unordered;
 };
 
 static CUresult violation(void)
@@ -1058,6 +1060,7 @@ EXPORT CUresult cuGraphAddKernelNode_v2(CUgraphNode *out, CUgraph graph, const C
     CUresult result = enter(&graph->guard);
     if (result != CUDA_SUCCESS)
         return result;
+    graph->unordered |= graph->count > 0 && dependency_count == 0;
     return leave(&graph->guard, add_kernel(out, graph, dependencies, dependency_count, params));
 }
 
@@ -1091,6 +1094,7 @@ static CUresult instantiate(CUgraphExec *out, CUgraph graph)
     open_guard(&exec->guard);
     exec->graph = graph;
     exec->count = graph->count;
+    exec->unordered = graph->unordered;
     exec->calls = calls;
     atomic_fetch_add(&graph_count, 1);
     *out = exec;
@@ -1154,9 +1158,11 @@ static CUresult launch_graph(CUgraphExec exec, CUstream stream)
         result = may_allocate(); /* the driver makes room for it on the device */
     exec->launched |= result == CUDA_SUCCESS;
     for (size_t i = 0; i < exec->count && result == CUDA_SUCCESS; ++i) {
-        CUlaunchConfig config = exec->calls[i].config;
+        /* Nodes that need not wait may run in any order: here the last comes first. */
+        const null_call *call = &exec->calls[exec->unordered ? exec->count - 1 - i : i];
+        CUlaunchConfig config = call->config;
         config.stream = stream;
-        result = launch(BY_GRAPH_LAUNCH, &config, exec->calls[i].function, exec->calls[i].parameters);
+        result = launch(BY_GRAPH_LAUNCH, &config, call->function, call->parameters);
     }
     return result;
 }
