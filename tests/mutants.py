@@ -653,7 +653,7 @@ MUTANTS = [
            fast("plans_are_bounded")),
     Mutant("a forgotten kernel's plan is kept beside the new one", FAST,
            "    if slot.number == 0:\n        if len(table.entries)", "    if True:\n        if len(table.entries)",
-           edge(39)),
+           fast("a_forgotten_plan_is_replaced")),
 
     # ---- calls that are the same for Triton -------------------------------------------------------------------------
     Mutant("a kernel is described once, whatever Triton's cache has by now", FAST,
