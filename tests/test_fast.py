@@ -596,6 +596,18 @@ def nan(payload):
     return struct.unpack("d", struct.pack("Q", 0x7FF8 << 48 | payload))[0]
 
 
+def test_a_forgotten_plan_is_replaced():
+    """By what Triton makes next; nothing is left of it."""
+    pair, x = Pair(value), aligned()
+    for _ in range(3):
+        pair.fast(GRID, x, 5)
+        for kernel in (pair.triton, pair.lowlat):
+            kernel.device_caches[0][0].clear()
+    pair.fast(GRID, x, 6)
+    pair.fast(GRID, x, 5)
+    assert len(pair.lowlat.plans) == 2 and pair.lowlat.exits == {"first call": 2, "forgotten": 3}
+
+
 def count_plans():
     return sum(type(item) is _fast.Plan for item in gc.get_objects())
 
