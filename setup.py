@@ -31,7 +31,7 @@ class BuildExt(build_ext):
 fast = Extension(
     "lowlat._fast",
     ["lowlat/_fast.pyx"],
-    depends=["lowlat/_fast.pxd", "lowlat/_driver.h", "lowlat/_python.h", "lowlat/_torch.h"],
+    depends=["lowlat/_fast.pxd", "lowlat/_driver.h", "lowlat/_graph.h", "lowlat/_python.h", "lowlat/_torch.h"],
     extra_compile_args=[*FLAGS, "-Wall", "-Wno-unused-function"],
     libraries=["dl"],
 )

@@ -12,12 +12,16 @@ except ImportError as error:
     ) from error
 
 from .autotune import Autotuner, Config, Heuristics, autotune, heuristics
-from .jit import JITFunction, jit
+from .jit import JITFunction, jit, route
+from .sequence import NotRecordable, Sequence, record
 
 REASONS: dict[str, str] = _fast.REASONS_TEXT
 """Why a call went to Triton instead of the native path, by the names in `exits` of kernels and tuners."""
 
+SUBMISSIONS: dict[str, str] = _fast.SUBMISSIONS_TEXT
+"""What became of launches that were to take the graph route, by the names in `submitted` of plans."""
+
 __version__ = "0.1.0"
 
-__all__ = ["Autotuner", "Config", "Heuristics", "JITFunction", "REASONS", "autotune", "heuristics", "jit",
-           "__version__"]
+__all__ = ["Autotuner", "Config", "Heuristics", "JITFunction", "NotRecordable", "REASONS", "SUBMISSIONS",
+           "Sequence", "autotune", "heuristics", "jit", "record", "route", "__version__"]

@@ -16,6 +16,9 @@
 typedef int CUresult;
 typedef struct CUfunc_st *CUfunction;
 typedef struct CUstream_st *CUstream;
+typedef struct CUgraph_st *CUgraph;
+typedef struct CUgraphNode_st *CUgraphNode;
+typedef struct CUgraphExec_st *CUgraphExec;
 
 enum {
     CUDA_SUCCESS = 0,
@@ -25,6 +28,8 @@ enum {
     CUDA_ERROR_INVALID_CONTEXT = 201,
     CUDA_ERROR_INVALID_HANDLE = 400,
     CUDA_ERROR_NOT_FOUND = 500,
+    CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED = 900,
+    CUDA_ERROR_STREAM_CAPTURE_IMPLICIT = 906,
 };
 
 enum {
@@ -39,6 +44,8 @@ enum {
     CU_CLUSTER_SCHEDULING_POLICY_SPREAD = 1,
     CU_SHARED_MEMORY_MODE_ALLOW_OVERSIZED_SHARED_MEMORY = 3,
     CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED = 14,
+    CU_STREAM_CAPTURE_MODE_RELAXED = 2,
+    CU_STREAM_PER_THREAD = 2, /* of all handles the one that is another stream in each thread */
 };
 
 typedef union {
@@ -66,6 +73,33 @@ _Static_assert(sizeof(CUlaunchAttribute) == 72, "CUlaunchAttribute is 72 bytes")
 _Static_assert(offsetof(CUlaunchConfig, stream) == 32, "CUlaunchConfig is the driver's");
 _Static_assert(sizeof(CUlaunchConfig) == 56, "CUlaunchConfig is 56 bytes");
 
+/* CUDA_KERNEL_NODE_PARAMS_v2, as the _v2 entry points of CUDA 12 and later take it. */
+typedef struct {
+    CUfunction function;
+    uint32_t grid[3];
+    uint32_t block[3];
+    uint32_t shared;
+    void **parameters;
+    void **extra;
+    void *kernel;  /* a CUkernel, instead of `function` */
+    void *context; /* of that CUkernel */
+} CUkernelNodeParams;
+
+_Static_assert(sizeof(CUkernelNodeParams) == 72, "CUDA_KERNEL_NODE_PARAMS_v2 is 72 bytes");
+
+/* What the graph route takes; all there, or none. */
+typedef struct {
+    CUresult (*create)(CUgraph *, unsigned);
+    CUresult (*add_kernel)(CUgraphNode *, CUgraph, const CUgraphNode *, size_t, const CUkernelNodeParams *);
+    CUresult (*instantiate)(CUgraphExec *, CUgraph, unsigned long long);
+    CUresult (*set_parameters)(CUgraphExec, CUgraphNode, const CUkernelNodeParams *);
+    CUresult (*launch)(CUgraphExec, CUstream);
+    CUresult (*destroy)(CUgraph);
+    CUresult (*destroy_exec)(CUgraphExec);
+    CUresult (*is_capturing)(CUstream, int *);
+    CUresult (*exchange_capture_mode)(int *);
+} lowlat_graph_api;
+
 typedef struct {
     CUresult (*launch)(const CUlaunchConfig *, CUfunction, void **, void **);
     CUresult (*error_string)(CUresult, const char **);
@@ -92,6 +126,33 @@ static inline const char *lowlat_driver_find(lowlat_driver_api *api)
     *(void **)&api->current_context = dlsym(library, "cuCtxGetCurrent");
     if (api->current_context == NULL)
         return "cuCtxGetCurrent in libcuda.so.1";
+    return NULL;
+}
+
+/* Fills `api` from the process's libcuda.so.1.  Returns NULL, or what is
+ * missing, in which case nothing of `api` may be called. */
+static inline const char *lowlat_graph_find(lowlat_graph_api *api)
+{
+    void *library = dlopen("libcuda.so.1", RTLD_LAZY);
+    const struct {
+        void **function;
+        const char *name;
+    } wanted[] = {
+        {(void **)&api->create, "cuGraphCreate"},
+        {(void **)&api->add_kernel, "cuGraphAddKernelNode_v2"},
+        {(void **)&api->instantiate, "cuGraphInstantiateWithFlags"},
+        {(void **)&api->set_parameters, "cuGraphExecKernelNodeSetParams_v2"},
+        {(void **)&api->launch, "cuGraphLaunch"},
+        {(void **)&api->destroy, "cuGraphDestroy"},
+        {(void **)&api->destroy_exec, "cuGraphExecDestroy"},
+        {(void **)&api->is_capturing, "cuStreamIsCapturing"},
+        {(void **)&api->exchange_capture_mode, "cuThreadExchangeStreamCaptureMode"},
+    };
+    if (library == NULL)
+        return "libcuda.so.1";
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; ++i)
+        if ((*wanted[i].function = dlsym(library, wanted[i].name)) == NULL)
+            return wanted[i].name;
     return NULL;
 }
 

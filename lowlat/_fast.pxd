@@ -26,11 +26,38 @@ cdef extern from "_driver.h":
         CUlaunchAttribute* attributes
         uint32_t attribute_count
 
+    ctypedef void* CUgraph
+    ctypedef void* CUgraphNode
+    ctypedef void* CUgraphExec
+
+    ctypedef struct CUkernelNodeParams:
+        CUfunction function
+        uint32_t grid[3]
+        uint32_t block[3]
+        uint32_t shared
+        void** parameters
+
     ctypedef struct lowlat_driver_api:
         CUresult (*launch)(const CUlaunchConfig*, CUfunction, void**, void**) nogil
         CUresult (*error_string)(CUresult, const char**)
         CUresult (*set_function_attribute)(CUfunction, int, int) nogil
         CUresult (*current_context)(void **) nogil
+
+
+cdef extern from "_graph.h":
+    ctypedef struct lowlat_graph:
+        lowlat_graph* older
+        void* context
+        int busy
+
+    ctypedef struct lowlat_step:
+        void* owner
+        CUgraphNode node
+        CUkernelNodeParams given
+        CUstream stream
+        bint reached, empty
+        size_t size
+        uint8_t* bytes
 
 
 cdef extern from "_python.h":
@@ -40,6 +67,7 @@ cdef extern from "_python.h":
 
 cdef enum:
     MAX_REASONS = 40
+    SUBMISSIONS = 13
     DESCRIPTOR_WORDS = 13
     TENSOR_MAP_BYTES = 128
 
@@ -185,6 +213,11 @@ cdef class Plan(Entry):
     cdef tuple encodings      # per tensor map: what Triton's encoder takes besides the descriptor's contents
     cdef object encode        # that encoder
     cdef Py_ssize_t map_offset  # of the bytes in the object it returns
+    cdef int way              # in which its launches are to be submitted, WAY_*
+    cdef uint32_t heat        # launches since it last had, or lost, a graph
+    cdef uint32_t hot         # and how many it takes to get one
+    cdef lowlat_graph* graphs  # one per stream
+    cdef uint64_t submitted_[SUBMISSIONS]
     cdef int reason           # of a plan that says "Triton": why
     cdef str why_             # it does not take the driver route
     cdef tuple keepalive      # objects whose addresses the fingerprint holds
@@ -202,6 +235,33 @@ cdef class Plan(Entry):
     cdef Py_ssize_t exit_hook  # where among `after` the exit hook belongs, which HIP calls at any rate; or -1
 
     cdef int add_attribute(self, uint32_t number, int32_t value) except -1
+
+
+@cython.final
+cdef class Call:
+    cdef object target, grid
+    cdef list values
+    cdef tuple names  # of the last of `values`
+    cdef int through
+    cdef object place  # (device, stream) where it was recorded
+
+
+@cython.final
+cdef class SequenceGraph:
+    cdef list calls
+    cdef lowlat_step* steps  # one per call
+    cdef void* context
+    cdef void* stream_
+    cdef CUgraph graph       # kept: the steps' nodes are its
+    cdef CUgraphExec exec_
+    cdef CUgraphNode last
+    cdef Py_ssize_t patched
+    cdef bint launched       # at least once: the driver has made room for it on the device
+    cdef int forks           # lowlat_forks of the process that made it
+
+    cdef object obstacle(self, void* stream, bint to_launch)
+    cdef int go(self) except -1
+    cdef int come_to_launch(self, Call call, lowlat_step* step) except -1
 
 
 @cython.final
@@ -234,7 +294,7 @@ cdef class Kernel:
     cdef public object device_caches
     cdef public object pre_run_hooks
     cdef Strings strings        # of constexprs and options
-    cdef dict described         # address of a CompiledKernel -> a plan of it; the plan knows whether it is still that one
+    cdef dict described         # address of a CompiledKernel -> a plan of it, which knows whether it still is that one
     cdef tuple names
     cdef tuple defaults
     cdef Py_ssize_t positional  # how many parameters can be given by position
@@ -243,6 +303,7 @@ cdef class Kernel:
     cdef dict bindings
     cdef dict option_names
     cdef object route_
+    cdef int way                # WAY_*, as `route` says
     cdef object debug_
     cdef object used_global_vals_
     cdef uint64_t exits_[MAX_REASONS]
@@ -377,7 +438,14 @@ cdef class State:
     cdef PyTypeObject* tensor_type
     cdef PyTypeObject* parameter_type
     cdef PyTypeObject* size_type
+    cdef int way                 # WAY_* of kernels that have none of their own
+    cdef int recorders           # threads that record or replay a sequence
+    cdef bint ways_in_contexts   # whether lowlat.route() has ever been used
     cdef bint forked
+    cdef bint launch_blocking    # CUDA_LAUNCH_BLOCKING, as the driver read it
+    cdef uint32_t graph_after    # launches until a plan gets a graph
+    cdef object way_variable
+    cdef object not_recordable, changed
     cdef uint64_t generation     # counts refreshes
     cdef uint64_t tickets        # and those begun
     cdef object get_device, get_stream

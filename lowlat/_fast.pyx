@@ -35,7 +35,56 @@ cdef extern from "_driver.h":
     enum: CU_CLUSTER_SCHEDULING_POLICY_SPREAD
     enum: CU_SHARED_MEMORY_MODE_ALLOW_OVERSIZED_SHARED_MEMORY
     enum: CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED
+    enum: CU_STREAM_PER_THREAD
     const char* lowlat_driver_find(lowlat_driver_api*)
+
+    ctypedef struct lowlat_graph_api:
+        CUresult (*create)(CUgraph*, unsigned int)
+        CUresult (*add_kernel)(CUgraphNode*, CUgraph, const CUgraphNode*, size_t, const CUkernelNodeParams*)
+        CUresult (*instantiate)(CUgraphExec*, CUgraph, unsigned long long)
+        CUresult (*set_parameters)(CUgraphExec, CUgraphNode, const CUkernelNodeParams*)
+        CUresult (*launch)(CUgraphExec, CUstream) nogil
+        CUresult (*destroy)(CUgraph)
+        CUresult (*destroy_exec)(CUgraphExec)
+        CUresult (*is_capturing)(CUstream, int*)
+    enum: CU_STREAM_CAPTURE_MODE_RELAXED
+    const char* lowlat_graph_find(lowlat_graph_api*)
+
+
+cdef extern from "_graph.h":
+    enum: LOWLAT_BY_DRIVER
+    enum: LOWLAT_BY_GRAPH
+    enum: LOWLAT_DEVICES
+    lowlat_graph_api lowlat_graphs
+    const char* lowlat_graphs_missing
+    lowlat_graph* lowlat_newest_graph
+    int lowlat_graph_count
+    int lowlat_graph_budget
+    void lowlat_graph_used(lowlat_graph*)
+    void lowlat_cool_down(uint32_t*)
+    lowlat_graph* lowlat_graph_of(lowlat_graph*, CUstream)
+    lowlat_graph* lowlat_graph_make(lowlat_graph**, uint32_t*, CUstream, void*, const CUkernelNodeParams*)
+    void lowlat_graph_destroy(lowlat_graph*)
+    bint lowlat_graph_trim(int)
+    CUresult lowlat_graph_launch(lowlat_graph*, const CUkernelNodeParams*) nogil
+    void lowlat_graphs_forked()
+    int lowlat_forks
+
+    int lowlat_relax_capture(int) nogil
+    void* lowlat_get_recorder()
+    void lowlat_set_recorder(void*)
+    int lowlat_deeper(int)
+    lowlat_step* lowlat_get_step()
+    void lowlat_set_step(lowlat_step*)
+    int lowlat_step_bytes(lowlat_step*, const void*, size_t)
+
+    ctypedef struct lowlat_race:
+        int count[2]
+        int64_t median[2]
+        bint known
+    lowlat_race* lowlat_races
+    void lowlat_race_note(lowlat_race*, int, int64_t)
+    int64_t lowlat_now() nogil
 
 
 cdef extern from "_python.h":
@@ -139,6 +188,7 @@ cdef extern from "Python.h":
     PyObject* PyObject_GenericGetDict(PyObject*, void*) except NULL
     PyObject* lowlat_call_one "PyObject_CallOneArg"(object, object) except NULL
     void* PyThreadState_Get()
+    int PyContextVar_Get(PyObject*, PyObject*, PyObject**) except -1
     bint PyType_IsSubtype(PyTypeObject*, PyTypeObject*)
     bint is_any_tuple "PyTuple_Check"(PyObject*)
     bint is_any_int "PyLong_Check"(PyObject*)
@@ -282,6 +332,48 @@ cdef enum:
     ROUTE_TRITON = 4     # not at all
     ROUTE_COMPILED = 5   # not yet: Triton loads a kernel when it first launches it
 
+# How a launch by the driver route is submitted.
+cdef enum:
+    WAY_DEFAULT = 0      # as lowlat.route() or else LOWLAT_ROUTE says
+    WAY_DRIVER = 1       # cuLaunchKernelEx
+    WAY_GRAPH = 2        # as a one-node graph, where that is the same
+    WAY_AUTO = 3         # by graph where that is also faster
+
+WAY_NAMES = {WAY_DRIVER: "driver", WAY_GRAPH: "graph", WAY_AUTO: "auto"}
+
+cdef enum:
+    BY_GRAPH = 0
+    NOT_HOT
+    PLAIN_ONLY
+    CAPTURING
+    IN_USE
+    PER_THREAD
+    BLOCKING
+    OTHER_CONTEXT
+    NO_ROOM
+    REFUSED
+    SLOWER
+    MEASURED
+    NO_GRAPHS
+
+SUBMISSIONS_TEXT = {
+    "graph": "by the graph route",
+    "not hot": "the plan has not been launched often enough to get a graph",
+    "attributes": "the launch is cooperative, or has PDL or clusters or the larger shared memory",
+    "capturing": "the stream is being captured (or another is, in whose way the legacy stream would be)",
+    "in use": "another thread was launching this graph at this moment",
+    "per-thread stream": "the stream is another one in each thread",
+    "blocking": "CUDA_LAUNCH_BLOCKING is set",
+    "other context": "the thread's CUDA context is not the one that the graph was made in",
+    "no room": "no graph could be made: the driver refused, or all are in use",
+    "refused": "the driver refused the graph; it is dropped and the launch made the plain way",
+    "slower": "route 'auto' measured the driver route to be as fast on this device",
+    "measured": "route 'auto' was comparing the two",
+    "no graphs": "the driver has no calls for it",
+}
+SUBMISSION_NAMES = tuple(SUBMISSIONS_TEXT)
+assert len(SUBMISSION_NAMES) == SUBMISSIONS
+
 ROUTE_NAMES = {ROUTE_DRIVER: "driver", ROUTE_WRAPPER: "wrapper", ROUTE_LAUNCHER: "launcher", ROUTE_TRITON: "triton",
                ROUTE_COMPILED: "compiled"}
 
@@ -359,6 +451,9 @@ cdef PyObject* launcher_vectorcall(PyObject* self, PyObject* const* args, size_t
     if names != NULL:
         name_items = tuple_items(names)
         keywords = tuple_size(names)
+    if state.recorders != 0:
+        return launch_recorded(<PyObject*>(<Launcher>self).kernel, True, <PyObject*>(<Launcher>self).grid, args,
+                               PyVectorcall_NARGS(nargs), name_items, keywords, THROUGH_GETITEM)
     return launch(<Kernel><PyObject*>(<Launcher>self).kernel, <PyObject*>(<Launcher>self).grid, args,
                   PyVectorcall_NARGS(nargs), name_items, keywords, THROUGH_GETITEM)
 
@@ -370,6 +465,8 @@ cdef PyObject* kernel_run(PyObject* self, PyObject* const* args, Py_ssize_t coun
     if names != NULL:
         name_items = tuple_items(names)
         keywords = tuple_size(names)
+    if state.recorders != 0:
+        return launch_recorded(self, True, NULL, args, count, name_items, keywords, THROUGH_RUN)
     return launch(<Kernel>self, NULL, args, count, name_items, keywords, THROUGH_RUN)
 
 
@@ -561,6 +658,8 @@ cdef PyObject* launch_over_callable(Kernel kernel, Plan borrowed, object borrowe
         elif result != 0:
             raise_driver_error(result)
     if reason != OK:
+        if state.recorders != 0:
+            refuse_step(reason)
         kernel.exits_[reason] += 1
         state.finish_with_triton(kernel, compiled, evaluated, <uint64_t>stream, bound)
     elif nobody_has(kernel.bound, bound, tag):
@@ -1603,14 +1702,14 @@ cdef Binding resolve_binding(Kernel kernel, Py_ssize_t positional, tuple names, 
 
 
 cdef bint still_bound(Kernel kernel, dict bound, PyObject* const* arguments) except -1:
-    """Whether the grid callable left its dict as it was."""
+    """Whether the grid callable left its dict as it was.  Triton passes on the values, in their order; no names."""
     cdef Py_ssize_t position = 0, i = 0
     cdef PyObject* name
     cdef PyObject* value
     if len(bound) != kernel.parameter_count:
         return False
     while PyDict_Next(bound, &position, &name, &value):
-        if value != arguments[i] or name != <PyObject*>PyTuple_GET_ITEM(kernel.names, i):
+        if value != arguments[i]:
             return False
         i += 1
     return True
@@ -1813,6 +1912,7 @@ cdef PyObject* learn(Kernel kernel, int reason, Binding borrowed, PyObject* grid
             described.generation = generation
             kernel.described[<size_t><void*>result] = described
     if plan is not None:
+        plan.way = kernel.way
         plan.keepalive = tuple(keepalive)
         add_entry(kernel.plans_, plan, before)
     Py_INCREF(result)
@@ -2142,6 +2242,8 @@ cdef CUresult launch_with_driver(Plan plan, const int32_t* blocks, void* stream,
     cdef CUfunction function = plan.function
     cdef CUresult result
     if <int32_t>(<uint32_t>blocks[0] * <uint32_t>blocks[1] * <uint32_t>blocks[2]) <= 0:
+        if state.recorders != 0 and lowlat_get_step() != NULL:
+            lowlat_get_step().empty = lowlat_get_step().reached = True
         return 0  # Triton multiplies in 32 bits and launches nothing unless the product is positive
     for i in range(count):
         parameters[i] = &payload[plan.slots[i]]
@@ -2167,10 +2269,462 @@ cdef CUresult launch_with_driver(Plan plan, const int32_t* blocks, void* stream,
         result = driver.set_function_attribute(function, CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)
         if result != 0:
             return result
+    if state.recorders != 0 and lowlat_get_step() != NULL:
+        take_step(lowlat_get_step(), plan, &config, function, parameters, payload, maps)
+        return 0
+    if plan.way != WAY_DRIVER and (plan.way != WAY_DEFAULT or state.way != WAY_DRIVER or state.ways_in_contexts):
+        return launch_some_way(plan, &config, function, parameters)
     with nogil:
         result = driver.launch(&config, function, parameters, NULL)
     return result
 
+
+cdef CUresult launch_some_way(Plan borrowed, const CUlaunchConfig* config, CUfunction function,
+                              void** parameters) except? -1:
+    """By graph where `way` asks for it and nothing but the speed will differ.  A graph that the driver refuses has
+    launched nothing, so the launch is made the plain way, and any error is that of the plain way."""
+    cdef Plan plan = borrowed  # held: with the GIL released, another thread may drop it
+    cdef int way = plan.way or way_of_context()
+    cdef lowlat_race* race = NULL
+    cdef lowlat_graph* graph = NULL
+    cdef CUkernelNodeParams launch
+    cdef CUresult result
+    cdef int64_t taken = 0
+    if way == WAY_AUTO and 0 <= <int>plan.device < LOWLAT_DEVICES:
+        race = &lowlat_races[<int>plan.device]
+    cdef int submission = BY_GRAPH
+    if way != WAY_DRIVER:
+        memset(&launch, 0, sizeof(launch))
+        launch.function = function
+        memcpy(launch.grid, config.grid, sizeof(launch.grid))
+        memcpy(launch.block, config.block, sizeof(launch.block))
+        launch.shared = config.shared
+        launch.parameters = parameters
+        submission = find_graph(plan, race, config, &launch, &graph)
+        if race != NULL and race.known:
+            race = NULL
+        if submission == BY_GRAPH:
+            graph.busy = 1
+            with nogil:
+                taken = lowlat_now() if race != NULL else 0
+                result = lowlat_graph_launch(graph, &launch)
+                taken = lowlat_now() - taken if race != NULL else 0
+            graph.busy = 0
+            if result == 0:
+                plan.submitted_[BY_GRAPH] += 1
+                if race != NULL:
+                    lowlat_race_note(race, LOWLAT_BY_GRAPH, taken)
+                return 0
+            lowlat_graph_destroy(graph)
+            lowlat_cool_down(&plan.hot)
+            submission = REFUSED
+        plan.submitted_[submission] += 1
+    with nogil:
+        taken = lowlat_now() if race != NULL else 0
+        result = driver.launch(config, function, parameters, NULL)
+        taken = lowlat_now() - taken if race != NULL else 0
+    if submission == MEASURED and race != NULL and result == 0:
+        lowlat_race_note(race, LOWLAT_BY_DRIVER, taken)
+    return result
+
+
+cdef int find_graph(Plan plan, const lowlat_race* race, const CUlaunchConfig* config, const CUkernelNodeParams* launch,
+                    lowlat_graph** found):
+    """BY_GRAPH and the plan's graph for this stream, made now if need be; or why the launch is a plain one."""
+    cdef lowlat_graph* graph
+    cdef void* context = NULL
+    cdef int capturing = 0
+    if config.attribute_count != 0:
+        return PLAIN_ONLY
+    if state.launch_blocking:
+        return BLOCKING
+    if config.stream == <CUstream>CU_STREAM_PER_THREAD:
+        return PER_THREAD
+    if lowlat_graphs_missing != NULL:
+        return NO_GRAPHS
+    if race != NULL and race.known and 10 * race.median[LOWLAT_BY_GRAPH] >= 9 * race.median[LOWLAT_BY_DRIVER]:
+        return SLOWER
+    graph = lowlat_graph_of(plan.graphs, config.stream)
+    if graph == NULL:
+        if plan.heat < plan.hot:
+            plan.heat += 1
+            return NOT_HOT
+    elif graph.busy:
+        return IN_USE
+    if driver.current_context(&context) != 0 or context == NULL or (graph != NULL and context != graph.context):
+        return OTHER_CONTEXT
+    if lowlat_graphs.is_capturing(config.stream, &capturing) != 0 or capturing:
+        return CAPTURING
+    if graph == NULL:
+        plan.heat = 0
+        graph = lowlat_graph_make(&plan.graphs, &plan.hot, config.stream, context, launch)
+        if graph == NULL:
+            lowlat_cool_down(&plan.hot)
+            return NO_ROOM
+    if race != NULL and not race.known and race.count[LOWLAT_BY_GRAPH] > race.count[LOWLAT_BY_DRIVER]:
+        return MEASURED
+    lowlat_graph_used(graph)
+    found[0] = graph
+    return BY_GRAPH
+
+
+cdef int way_of_context() except -1:
+    cdef PyObject* value = NULL
+    if state.ways_in_contexts:
+        PyContextVar_Get(<PyObject*>state.way_variable, NULL, &value)
+        if value != NULL:
+            way = <object>value
+            lowlat_release(value)
+            return way
+    return state.way
+
+
+# ---- sequences ----------------------------------------------------------------------------------------------------
+
+# A sequence holds calls and, as one graph, the launches that they come to.  To replay it each call goes its usual way
+# up to its launch, where a *step* takes the launch's place: it patches the sequence's node where the launch is another
+# than the last time.  So nothing that a launch observes is observed any less, and what would be another kernel, or
+# Triton's, is found before anything is launched.
+
+cdef PyObject* launch_recorded(PyObject* target, bint is_kernel, PyObject* grid, PyObject* const* args,
+                               Py_ssize_t positional, PyObject* const* names, Py_ssize_t keywords,
+                               int through) except NULL:
+    """A user's call while some thread records or replays.  In a thread that records, its outermost calls are noted once
+    they have launched."""
+    cdef lowlat_step* step = lowlat_get_step()
+    cdef void* recorder = lowlat_get_recorder()
+    cdef PyObject* result
+    place = current_place() if recorder != NULL and lowlat_deeper(0) == 0 else None
+    lowlat_set_step(NULL)  # what a grid callable or a heuristic launches by the way is launched
+    lowlat_deeper(1)
+    try:
+        if is_kernel:
+            result = launch(<Kernel>target, grid, args, positional, names, keywords, through)
+        else:
+            result = (<Outer>target).call(grid, args, positional, names, keywords, through)
+    finally:
+        lowlat_set_step(step)
+        depth = lowlat_deeper(-1)
+    if recorder == NULL or depth != 0:
+        return result
+    try:
+        call = Call(<object>target, None if grid == NULL else <object>grid,
+                    list(values_of(args, positional + keywords)),
+                    tuple([<object>names[i] for i in range(keywords)]), through == THROUGH_RUN, place)
+        if not call.warmup():
+            (<object>recorder).append(call)
+    except BaseException:
+        lowlat_release(result)
+        raise
+    return result
+
+
+cdef object current_place():
+    """(device, stream) of this thread, None where Triton has no driver yet."""
+    cdef int device
+    cdef void* stream = NULL
+    if not state_current():
+        refresh_state()
+    if state.reason != OK:
+        return None
+    if state.c_getters:
+        device = lowlat_current_device()
+        if lowlat_current_stream(device, &stream) != 0:
+            return None
+    else:
+        python_getters(&device, &stream)
+    return device, <uint64_t>stream
+
+
+cdef int refuse_step(int reason) except -1:
+    """No step can be taken in Triton."""
+    if lowlat_get_step() != NULL:
+        name = REASON_NAMES[reason]
+        # Of these Triton makes something that the next time can be recorded.
+        error = state.changed if reason in (FIRST_CALL, FORGOTTEN, NOT_TUNED, GLOBAL) else state.not_recordable
+        raise error(f"it would go to Triton ({name}: {REASONS_TEXT[name]})")
+    return 0
+
+
+cdef int take_step(lowlat_step* step, Plan plan, const CUlaunchConfig* config, CUfunction function, void** parameters,
+                   const uint64_t* payload, const uint8_t* maps) except -1:
+    """In the place of a launch: the node gets what the launch would have been given."""
+    cdef SequenceGraph graph = <SequenceGraph>step.owner
+    cdef CUkernelNodeParams launch
+    cdef Py_ssize_t i, count = plan.slot_count
+    cdef size_t size = count * sizeof(uint64_t) + plan.map_count * TENSOR_MAP_BYTES
+    cdef uint8_t* packed = <uint8_t*>alloca(size + 1)
+    cdef int changed
+    if config.attribute_count != 0:
+        raise state.not_recordable(SUBMISSIONS_TEXT["attributes"])
+    memset(&launch, 0, sizeof(launch))
+    launch.function = function
+    memcpy(launch.grid, config.grid, sizeof(launch.grid))
+    memcpy(launch.block, config.block, sizeof(launch.block))
+    launch.shared = config.shared
+    for i in range(count):
+        memcpy(packed + i * sizeof(uint64_t), &payload[plan.slots[i]], sizeof(uint64_t))
+    if maps != NULL:
+        memcpy(packed + count * sizeof(uint64_t), maps, plan.map_count * TENSOR_MAP_BYTES)
+    changed = lowlat_step_bytes(step, packed, size)
+    if changed < 0:
+        raise MemoryError()
+    changed = changed or memcmp(&launch, &step.given, sizeof(launch)) != 0
+    step.stream = config.stream
+    step.reached = True
+    launch.parameters = parameters
+    if graph.exec_ == NULL:
+        check_graph_call(lowlat_graphs.add_kernel(&step.node, graph.graph, &graph.last, graph.last != NULL, &launch))
+        graph.last = step.node
+    elif step.node == NULL or launch.function != step.given.function:
+        step.size = 0  # whatever it has is the other launch's
+        raise state.changed("its arguments are another specialisation now, or its grid was empty")
+    elif changed:
+        step.size = 0
+        check_graph_call(lowlat_graphs.set_parameters(graph.exec_, step.node, &launch))
+        step.size = size
+        graph.patched += 1
+    launch.parameters = NULL
+    step.given = launch
+    return 0
+
+
+cdef int check_graph_call(CUresult result) except -1:
+    cdef const char* text = NULL
+    if result != 0:
+        driver.error_string(result, &text)
+        raise state.not_recordable("the driver refused a graph: " + (f"error {result}" if text == NULL else
+                                                                     (<bytes>text).decode()))
+    return 0
+
+
+cdef int raise_of_call(Py_ssize_t number, Call call, error) except -1:
+    raise type(error)(f"launch {number} ({call.name()}): {error}") from None
+
+
+@cython.final
+cdef class Call:
+    """A call as it came: `target[grid](...)`, or `target.run(...)`."""
+
+    def __init__(self, target, grid, list values, tuple names, bint through_run, place=None):
+        self.target, self.grid, self.values, self.names, self.place = target, grid, values, names, place
+        self.through = THROUGH_RUN if through_run else THROUGH_GETITEM
+
+    def name(self):
+        """str: the kernel's."""
+        target = self.target
+        while isinstance(target, Outer):
+            target = target.fn
+        return getattr(target, "__name__", repr(target))
+
+    def arguments(self):
+        """dict[str, int]: where in `values` the call's arguments are, by name; one can be given a new value there."""
+        cdef Py_ssize_t i, positional = len(self.values) - len(self.names)
+        order = [*self.target.arg_names[:positional], *self.names]
+        return {name: i for i, name in enumerate(order)}
+
+    def has_grid(self):
+        """bool: whether the grid is beside the arguments, and not one of them."""
+        return self.through == THROUGH_GETITEM
+
+    def warmup(self):
+        """bool: whether the call was one that launches nothing."""
+        return bool(dict(zip(self.names, self.values[len(self.values) - len(self.names):])).get("warmup", False))
+
+    def launch(self):
+        """Make the call, in the ordinary way."""
+        positional = len(self.values) - len(self.names)
+        named = dict(zip(self.names, self.values[positional:]))
+        if self.through == THROUGH_RUN:
+            return self.target.run(*self.values[:positional], **named)
+        return self.target[self.grid](*self.values[:positional], **named)
+
+    def get(self, index):
+        return self.grid if index < 0 else self.values[index]
+
+    def set(self, index, value):
+        """The value that was there."""
+        before = self.get(index)
+        if index < 0:
+            self.grid = value
+        else:
+            self.values[index] = value
+        return before
+
+
+@cython.final
+cdef class SequenceGraph:
+    """The launches of `calls`, one after the other, as an executable graph of one context."""
+
+    def __cinit__(self, list calls):
+        self.calls = calls
+        self.steps = <lowlat_step*>calloc(len(calls) + 1, sizeof(lowlat_step))
+        if self.steps == NULL:
+            raise MemoryError()
+        for i in range(len(calls)):
+            self.steps[i].owner = <void*>self
+        self.forks = lowlat_forks
+
+    def __init__(self, list calls):
+        cdef int mode
+        reason = self.obstacle(NULL, False)
+        if reason is not None:
+            raise state.not_recordable(reason)
+        places = [(<Call>call).place for call in self.calls if (<Call>call).place is not None]
+        for call in self.calls:
+            if (<Call>call).place is not None and (<Call>call).place != places[0]:
+                raise_of_call(self.calls.index(call), call, state.not_recordable(
+                    "it was on another stream or device than those before it"))
+        driver.current_context(&self.context)
+        mode = lowlat_relax_capture(CU_STREAM_CAPTURE_MODE_RELAXED)
+        try:
+            check_graph_call(lowlat_graphs.create(&self.graph, 0))
+            self.go()
+            check_graph_call(lowlat_graphs.instantiate(&self.exec_, self.graph, 0))
+        finally:
+            lowlat_relax_capture(mode)
+
+    def __dealloc__(self):
+        cdef Py_ssize_t i
+        if self.forks == lowlat_forks:
+            if self.exec_ != NULL:
+                lowlat_graphs.destroy_exec(self.exec_)
+            if self.graph != NULL:
+                lowlat_graphs.destroy(self.graph)
+        if self.steps != NULL:
+            for i in range(len(self.calls)):
+                free(self.steps[i].bytes)
+        free(self.steps)
+
+    @property
+    def stream(self):
+        """int: the stream whose launches these are."""
+        return <uint64_t>self.stream_
+
+    def replay(self):
+        """None: the calls' launches were made, as one graph; or why not, and then none was.
+
+        Raises NotRecordable or SpecialisationChanged for a call that does not come to the launch of its node, and
+        whatever making the call would have raised; nothing was launched then."""
+        cdef CUresult result
+        cdef int mode = CU_STREAM_CAPTURE_MODE_RELAXED
+        cdef CUgraphExec executable = self.exec_
+        cdef void* stream
+        self.patched = 0
+        self.go()
+        stream = self.stream_
+        reason = self.obstacle(stream, True)
+        if reason is not None:
+            return reason
+        with nogil:
+            if not self.launched:
+                mode = lowlat_relax_capture(mode)
+            result = lowlat_graphs.launch(executable, stream)
+            if not self.launched:
+                lowlat_relax_capture(mode)
+        self.launched = True
+        if result != 0:
+            return SUBMISSIONS_TEXT["refused"]
+        return None
+
+    @property
+    def changes(self):
+        """int: nodes that the last replay patched."""
+        return self.patched
+
+    cdef object obstacle(self, void* stream, bint to_launch):
+        cdef int capturing = 0
+        cdef void* context = NULL
+        if lowlat_graphs_missing != NULL:
+            return SUBMISSIONS_TEXT["no graphs"]
+        if self.forks != lowlat_forks:
+            return REASONS_TEXT["forked"]
+        if state.launch_blocking:
+            return SUBMISSIONS_TEXT["blocking"]
+        if driver.current_context(&context) != 0 or context == NULL:
+            return "the thread has no CUDA context"
+        if not to_launch:
+            return None
+        if context != self.context:
+            return SUBMISSIONS_TEXT["other context"]
+        if stream == <void*>CU_STREAM_PER_THREAD:
+            return SUBMISSIONS_TEXT["per-thread stream"]
+        if lowlat_graphs.is_capturing(<CUstream>stream, &capturing) != 0 or capturing:
+            return SUBMISSIONS_TEXT["capturing"]
+        return None
+
+    cdef int go(self) except -1:
+        """Each call up to its launch."""
+        cdef Call call
+        cdef lowlat_step* step
+        cdef Py_ssize_t i
+        cdef void* stream = NULL
+        cdef bint first = True
+        state.recorders += 1
+        try:
+            for i in range(len(self.calls)):
+                call = self.calls[i]
+                step = &self.steps[i]
+                try:
+                    self.come_to_launch(call, step)
+                    if step.empty:
+                        if self.exec_ != NULL and step.node != NULL:
+                            raise state.changed("its grid is empty now")
+                    elif first:
+                        stream, first = step.stream, False
+                    elif stream != step.stream:
+                        raise state.changed("it is on another stream than those before it")
+                except state.not_recordable as error:
+                    raise_of_call(i, call, error)
+        finally:
+            state.recorders -= 1
+        if self.exec_ != NULL and stream != self.stream_ and not first:
+            raise state.changed("the stream is another one")
+        self.stream_ = stream
+        return 0
+
+    cdef int come_to_launch(self, Call call, lowlat_step* step) except -1:
+        cdef list values = call.values
+        cdef PyObject** items = (<PyListObject*>values).ob_item
+        cdef Py_ssize_t keywords = PyTuple_GET_SIZE(call.names), positional = len(values) - keywords
+        cdef PyObject* grid = NULL if call.through == THROUGH_RUN else <PyObject*>call.grid
+        cdef PyObject* const* names = tuple_items(<PyObject*>call.names)
+        cdef PyObject* result
+        step.reached = step.empty = False
+        lowlat_set_step(step)
+        try:
+            if isinstance(call.target, Kernel):
+                result = launch(<Kernel>call.target, grid, items, positional, names, keywords, call.through)
+            else:
+                result = (<Outer>call.target).call(grid, items, positional, names, keywords, call.through)
+        finally:
+            lowlat_set_step(NULL)
+        lowlat_release(result)
+        if not step.reached:
+            raise state.not_recordable("it launches nothing of lowlat's")
+        return 0
+
+
+def start_recording(calls):
+    """Append to `calls` what this thread calls from now on."""
+    if lowlat_get_recorder() != NULL:
+        raise RuntimeError("this thread is recording already")
+    lowlat_set_recorder(<void*>calls)
+    state.recorders += 1
+
+
+def stop_recording():
+    lowlat_set_recorder(NULL)
+    state.recorders -= 1
+
+
+def configure_sequences(*, not_recordable, changed):
+    """The classes of errors."""
+    state.not_recordable = not_recordable
+    state.changed = changed
+
+
+# ---- the wrapper route --------------------------------------------------------------------------------------------
 
 cdef int launch_with_wrapper(Plan borrowed, PyObject* compiled, const int32_t* blocks, void* stream,
                              PyObject* const* arguments, Py_ssize_t count) except -1:
@@ -2188,6 +2742,8 @@ cdef int call_wrapper(Plan plan, const int32_t* blocks, void* stream, PyObject* 
                       Py_ssize_t count) except -1:
     """Triton's compiled launch function packs and launches; no hooks are set, so none is passed."""
     # (HIP's launchers call the exit hook with the error of a failed launch set, which even an empty one does not bear.)
+    if state.recorders != 0 and lowlat_get_step() != NULL:
+        raise state.not_recordable(f"it takes the {ROUTE_NAMES[plan.route_]} route: {plan.why_}")
     cdef Py_ssize_t i, place
     cdef Py_ssize_t before = PyTuple_GET_SIZE(plan.before), after = PyTuple_GET_SIZE(plan.after)
     cdef tuple held = values_of(arguments, count)
@@ -2247,6 +2803,8 @@ cdef PyObject* leave(Kernel kernel, int reason, PyObject* grid, PyObject* const*
                      PyObject* const* names, Py_ssize_t keywords, int through) except NULL:
     """Hand the unlaunched call to Triton, as it came, and count why.  Returns a new reference."""
     cdef Py_ssize_t i
+    if state.recorders != 0:
+        refuse_step(reason)
     if through != THROUGH_WARMUP:
         kernel.exits_[reason] += 1  # (Triton's warmup() is a call of `run`, which counts it)
     cdef tuple values = PyTuple_New(positional)
@@ -2305,6 +2863,9 @@ cdef PyObject* outer_launcher_vectorcall(PyObject* self, PyObject* const* args, 
     if names != NULL:
         name_items = tuple_items(names)
         keywords = tuple_size(names)
+    if state.recorders != 0:
+        return launch_recorded(<PyObject*>(<OuterLauncher>self).outer, False, <PyObject*>(<OuterLauncher>self).grid,
+                               args, PyVectorcall_NARGS(nargs), name_items, keywords, THROUGH_GETITEM)
     return (<OuterLauncher>self).outer.call(<PyObject*>(<OuterLauncher>self).grid, args, PyVectorcall_NARGS(nargs),
                                             name_items, keywords, THROUGH_GETITEM)
 
@@ -2316,6 +2877,8 @@ cdef PyObject* outer_run(PyObject* self, PyObject* const* args, Py_ssize_t count
     if names != NULL:
         name_items = tuple_items(names)
         keywords = tuple_size(names)
+    if state.recorders != 0:
+        return launch_recorded(self, False, NULL, args, count, name_items, keywords, THROUGH_RUN)
     return (<Outer>self).call(NULL, args, count, name_items, keywords, THROUGH_RUN)
 
 
@@ -2402,6 +2965,8 @@ cdef PyObject* leave_outer(Outer outer, int reason, PyObject* grid, PyObject* co
                            PyObject* const* names, Py_ssize_t keywords, int through) except NULL:
     """Hand the call to Triton's Autotuner.run or Heuristics.run, as it came, and count why.  Returns a new
     reference."""
+    if state.recorders != 0:
+        refuse_step(reason)
     outer.exits_[reason] += 1
     cdef tuple values = values_of(args, positional)
     cdef dict named = {}
@@ -3029,6 +3594,8 @@ cdef class State:
         self.stale = True
         self.environments = {}
         self.classes = []
+        self.way = WAY_DRIVER
+        self.graph_after = 32
 
 
 cdef State state = State()
@@ -3157,6 +3724,7 @@ cdef class Plan(Entry):
         import weakref
 
         self.route_ = {name: number for number, name in ROUTE_NAMES.items()}[route]
+        self.hot = state.graph_after
         self.reason = REASON_NAMES.index(reason)
         self.reference = None if compiled is None else weakref.ref(compiled)
         self.key = key
@@ -3218,6 +3786,8 @@ cdef class Plan(Entry):
 
     def __dealloc__(self):
         cdef Py_ssize_t i
+        while self.graphs != NULL:
+            lowlat_graph_destroy(self.graphs)
         free(self.slots)
         if self.maps != NULL:
             for i in range(self.map_count):
@@ -3236,6 +3806,12 @@ cdef class Plan(Entry):
         if self.route_ == ROUTE_TRITON:
             return REASONS_TEXT[REASON_NAMES[self.reason]]
         return self.why_
+
+    @property
+    def submitted(self):
+        """dict[str, int]: how often a launch that was to take the graph route took it ("graph"), and how often and why
+        it did not (see lowlat.SUBMISSIONS).  Empty for a plan that was never to take it."""
+        return {SUBMISSION_NAMES[i]: self.submitted_[i] for i in range(SUBMISSIONS) if self.submitted_[i]}
 
     def __repr__(self):
         why = f" ({self.why})" if self.why else ""
@@ -3264,6 +3840,7 @@ cdef Plan copy_of_plan(Plan plan):
     copy.encode = plan.encode
     copy.map_offset = plan.map_offset
     copy.function = plan.function
+    copy.hot = state.graph_after
     copy.route_ = plan.route_
     copy.threads = plan.threads
     copy.clusters = plan.clusters
@@ -3369,19 +3946,22 @@ cdef class Kernel:
 
     @property
     def route(self):
-        """str: how this kernel is launched, "auto" (the default), "driver" or "wrapper".
+        """str or None: how this kernel is launched.
 
-        "driver" and "auto" take the driver route where lowlat can pack the parameters and the wrapper route
-        elsewhere; "wrapper" always takes Triton's compiled launcher.  Setting it forgets all plans, and raises
-        ValueError for any other value.
+        "driver": by cuLaunchKernelEx where lowlat can pack the parameters, by the wrapper route elsewhere.  "graph":
+        the same, but hot plans launch as one-node CUDA graphs wherever nothing but the speed differs.  "auto": by graph
+        where that was measured to be faster on the device.  "wrapper": always by Triton's compiled launcher.  None
+        (the default): as lowlat.route() or the environment's LOWLAT_ROUTE says, "driver" where neither does.  Setting
+        it forgets all plans, and raises ValueError for any other value.
         """
-        return self.route_ or "auto"
+        return self.route_
 
     @route.setter
     def route(self, value):
-        if value not in ("auto", "driver", "wrapper"):
-            raise ValueError(f"route is {value!r}, must be 'auto', 'driver' or 'wrapper'")
+        if value not in (None, "auto", "driver", "graph", "wrapper"):
+            raise ValueError(f"route is {value!r}, must be 'auto', 'driver', 'graph', 'wrapper' or None")
         self.route_ = value
+        self.way = WAY_DRIVER if value == "wrapper" else way_named(value)
         forget(self)
 
     @property
@@ -3646,6 +4226,56 @@ def find_driver():
         raise OSError(f"lowlat cannot launch: there is no {(<bytes>missing).decode()}")
 
 
+def find_graphs():
+    """Look up the driver's graph calls; without them nothing takes the graph route."""
+    global lowlat_graphs_missing
+    lowlat_graphs_missing = lowlat_graph_find(&lowlat_graphs)
+
+
+def set_route(route, after, budget, launch_blocking):
+    """The process's own: the route of kernels that have none, launches until a plan gets a graph, graphs in all."""
+    state.way = way_named(route)
+    state.graph_after = after
+    state.launch_blocking = launch_blocking
+    global lowlat_graph_budget
+    lowlat_graph_budget = budget
+    lowlat_graph_trim(budget)
+
+
+def routes_in_contexts(variable):
+    """From now on look up this contextvars.ContextVar, which has WAY_* of `ways`."""
+    state.way_variable = variable
+    state.ways_in_contexts = True
+
+
+def way_named(route):
+    """WAY_* of a route's name."""
+    return WAY_DEFAULT if route is None else {name: number for number, name in WAY_NAMES.items()}[route]
+
+
+def graph_count():
+    """int: graphs alive in this process."""
+    return lowlat_graph_count
+
+
+def drop_graphs():
+    """Destroy all graphs that are not being launched at this moment; plans get new ones when they are hot again."""
+    cdef lowlat_graph* graph = lowlat_newest_graph
+    cdef lowlat_graph* older
+    while graph != NULL:
+        older = graph.older
+        if not graph.busy:
+            lowlat_graph_destroy(graph)
+        graph = older
+
+
+def race(device):
+    """(nanoseconds by driver, by graph): the medians that route "auto" measured on `device`; None before."""
+    if not 0 <= device < LOWLAT_DEVICES or not lowlat_races[device].known:
+        return None
+    return lowlat_races[device].median[LOWLAT_BY_DRIVER], lowlat_races[device].median[LOWLAT_BY_GRAPH]
+
+
 def state_changed():
     """Make the next launch read the live state again."""
     state.stale = True
@@ -3653,6 +4283,7 @@ def state_changed():
 
 def after_fork():
     """In a forked child: nothing may be launched natively before Triton has launched."""
+    lowlat_graphs_forked()
     state.forked = True
     state.stale = True
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, TypeVar, overload
 
@@ -81,6 +84,7 @@ def _plan_of(kernel: Any, compiled: Any, device: int, warmup: bool) -> Any:
     plan = _triton.plan_of(kernel, compiled, device, warmup)
     if plan is not None and plan.route == "driver" and not _driver_found:
         _fast.find_driver()
+        _fast.find_graphs()
         _driver_found = True
     return plan
 
@@ -139,25 +143,32 @@ def jit(
     do_not_specialize_on_alignment: Iterable[int | str] | None = None,
     debug: bool | None = None,
     noinline: bool | None = None,
+    route: str | None = None,
 ) -> Callable[[T], JITFunction]: ...
 
 
 def jit(fn: Any = None, **options: Any) -> Any:
     """`triton.jit`, with launches that cost little more than the driver's own.
 
-    Takes what `triton.jit` takes, bare or with options, and means the same by it.  Returns a `lowlat.JITFunction`;
-    with `TRITON_INTERPRET=1` Triton's `InterpretedFunction`, and with `LOWLAT=0` in the environment at import whatever
-    `triton.jit` returns.  Raises TypeError for an option `triton.jit` does not have.
+    Takes what `triton.jit` takes, bare or with options, and means the same by it; in addition `route`, which becomes
+    the kernel's `route`.  Returns a `lowlat.JITFunction`; with `TRITON_INTERPRET=1` Triton's `InterpretedFunction`, and
+    with `LOWLAT=0` in the environment at import whatever `triton.jit` returns.  Raises TypeError for an option
+    `triton.jit` does not have, ValueError for a route there is not.
     """
+    own = {"route": options.pop("route")} if "route" in options else {}
+    if own and own["route"] not in (*ROUTES, None):
+        raise ValueError(_wrong_route("route", own["route"]))
     if DISABLED or knobs.runtime.interpret:
         return triton_jit(fn, **options)
     if fn is None:
         _check_options(options)
-        return partial(jit, **options)
+        return partial(jit, **options, **own)
     if not callable(fn):
         return triton_jit(fn, **options)  # Triton's own complaint
     _check_options(options)
-    return JITFunction(fn, **options)
+    kernel = JITFunction(fn, **options)
+    kernel.route = own.get("route")
+    return kernel
 
 
 _OPTIONS = ("version", "repr", "launch_metadata", "do_not_specialize", "do_not_specialize_on_alignment", "debug",
@@ -169,3 +180,53 @@ def _check_options(options: dict[str, Any]) -> None:
         if name not in _OPTIONS:
             triton_jit(**{name: options[name]})  # raises TypeError, in Triton's words
             raise TypeError(f"jit() got an unexpected keyword argument {name!r}")
+
+
+# ---- how launches are submitted -----------------------------------------------------------------------------------
+
+ROUTES = ("auto", "driver", "graph", "wrapper")
+
+_route: ContextVar[int] = ContextVar("lowlat.route")
+
+
+@contextmanager
+def route(name: str) -> Iterator[None]:
+    """`with lowlat.route("graph"):` launches inside, of kernels whose `route` is None, take this route: "driver",
+    "graph" or "auto", as described at `JITFunction.route`.
+
+    Of this thread or task alone, as other context variables; over LOWLAT_ROUTE.  Raises ValueError for another name.
+    """
+    if name not in _fast.WAY_NAMES.values():
+        raise ValueError(_wrong_route("route", name, tuple(_fast.WAY_NAMES.values())))
+    _fast.routes_in_contexts(_route)
+    token = _route.set(_fast.way_named(name))
+    try:
+        yield
+    finally:
+        _route.reset(token)
+
+
+def _wrong_route(what: str, value: Any, routes: tuple[str, ...] = ROUTES) -> str:
+    return f"{what} is {value!r}, must be {', '.join(map(repr, routes[:-1]))} or {routes[-1]!r}"
+
+
+def _read_environment() -> None:
+    """LOWLAT_ROUTE, LOWLAT_GRAPH_AFTER (launches of a plan until it gets a graph) and LOWLAT_GRAPHS (how many there may
+    be in the process), and what the driver reads for itself."""
+    name = os.environ.get("LOWLAT_ROUTE", "driver")
+    if name not in _fast.WAY_NAMES.values():
+        raise ValueError(_wrong_route("LOWLAT_ROUTE", name, tuple(_fast.WAY_NAMES.values())))
+    after = _number("LOWLAT_GRAPH_AFTER", "32", 2**30)
+    budget = _number("LOWLAT_GRAPHS", "256", 2**20)
+    _fast.set_route(name, after, budget, os.environ.get("CUDA_LAUNCH_BLOCKING", "0") not in ("", "0"))
+
+
+def _number(variable: str, default: str, most: int) -> int:
+    value = os.environ.get(variable, default)
+    if not value.isdecimal() or int(value) > most:
+        raise ValueError(f"{variable} is {value!r}, must be a number from 0 to {most}")
+    return int(value)
+
+
+_read_environment()
+atexit.register(_fast.drop_graphs)

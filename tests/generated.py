@@ -563,7 +563,7 @@ class Kernels(RuleBasedStateMachine):
                 thread.join()
         totals["calls"] += workers * len(made)
         totals["calls from threads"] += workers * len(made)
-        assert sorted(map(repr, launches)) == sorted(map(repr, expected * workers))
+        assert texts_of(launches) == texts_of(expected * workers)
 
     @rule(which=st.integers(0, 255), name=st.sampled_from(FAILURES), result=st.sampled_from(RESULTS))
     def failing_call(self, which, name, result):
@@ -677,7 +677,7 @@ class Kernels(RuleBasedStateMachine):
                 cache[a], cache[b] = cache[b], cache[a]
 
     def set_route(self, which):
-        self.pair.lowlat.route = ("auto", "driver", "wrapper")[which % 3]
+        self.pair.lowlat.route = (None, "driver", "wrapper", "graph", "auto")[which % 5]
 
     def forget(self, which):
         self.pair.lowlat.forget()
@@ -779,3 +779,8 @@ class Kernels(RuleBasedStateMachine):
 
 def current_stream(device):
     return lowlat._fast.current_stream(device)
+
+
+def texts_of(launches):
+    """Sorted, and less the entry point, which a comparison leaves out, too."""
+    return sorted(repr(replace(launch, call="")) for launch in launches)

@@ -98,6 +98,14 @@ def warmup(*names):
     return tuple(f"test_warmup.py::test_{name}" for name in names)
 
 
+def graphs(*names):
+    return tuple(f"test_graph_route.py::test_{name}" for name in names)
+
+
+def sequences(*names):
+    return tuple(f"test_sequence.py::test_{name}" for name in names)
+
+
 def routes(*names):
     """The node ids of tests of routes."""
     return tuple(f"test_routes.py::test_{name}" for name in names)
@@ -105,13 +113,14 @@ def routes(*names):
 
 EDGE_CASES = (TESTS / "test_edge_cases.py").read_text()
 FAST, TRITON, PYTHON_H = "_fast.pyx", "_triton.py", "_python.h"
+GRAPH_H, SEQUENCE = "_graph.h", "sequence.py"
 
 MUTANTS = [
     # ---- what the key says about arguments --------------------------------------------------------------------------
     Mutant("int 1 is like any other", FAST,
            "                if number == 1 and parameter.specialize:\n", "                if False:\n", edge(1)),
     Mutant("parameters are not moved up where one is compiled in", FAST,
-           "&payload[plan.slots[i]]", "&payload[i]", edge(1)),
+           "parameters[i] = &payload[plan.slots[i]]", "parameters[i] = &payload[i]", edge(1)),
     Mutant("divisibility of ints is not in the key", FAST,
            "tags[i] = TAG_I32 + divisible(parameter, <uint64_t>number)", "tags[i] = TAG_I32", edge(2)),
     Mutant("divisibility is not looked at where specialised", TRITON,
@@ -342,7 +351,8 @@ MUTANTS = [
     Mutant("device is not in the key", FAST, "state.environment << 32 | <uint64_t><uint32_t>device",
            "state.environment << 32", edge(42)),
     Mutant("launches go to the default stream", FAST,
-           "        if lowlat_current_stream(device, &stream) != 0:\n", "        if False:\n", edge(43)),
+           "        if lowlat_current_stream(device, &stream) != 0:\n            return leave",
+           "        if False:\n            return leave", edge(43)),
     Mutant("tensors of another device are refused", FAST,
            "    if not lowlat_on_device(tensor.device):\n        return NOT_ON_DEVICE\n",
            "    if not lowlat_on_device(tensor.device):\n        return NOT_ON_DEVICE\n"
@@ -550,9 +560,6 @@ MUTANTS = [
            also=(("    return Py_REFCNT(<PyObject*>bound) == 1 and named", "    return named"), )),
     Mutant("a dict keeps the tensors of the call before", FAST,
            "            if not is_scalar(arguments[i]):\n", "            if False:\n", edge(52)),
-    Mutant("only what a grid callable changes is noticed, not the order", FAST,
-           "        if value != arguments[i] or name != <PyObject*>PyTuple_GET_ITEM(kernel.names, i):\n",
-           "        if value != arguments[i]:\n", edge(55)),
     Mutant("numpy's subclasses are integers of numpy's", FAST,
            "        if kind == <PyTypeObject*>known:\n", "        if issubclass(<object>kind, known):\n", edge(54)),
     Mutant("a constexpr is the number it holds", FAST,
@@ -560,7 +567,7 @@ MUTANTS = [
            "            if type(index) is not int:\n", edge(54)),
     Mutant("bools and the like are multiplied for Triton", FAST,
            "        if route == ROUTE_LAUNCHER:\n            return False  # Triton's", "        if False:\n"
-           "            return False  # Triton's", edge(54)),
+           "            return False  # Triton's", routes("sizes_as_they_are_multiplied")),
     Mutant("every subclass of tuple is a tuple", PYTHON_H,
            "    return PyTuple_Check(object) &&\n           type->tp_as_mapping->mp_subscript == "
            "PyTuple_Type.tp_as_mapping->mp_subscript &&\n           type->tp_as_sequence->sq_length == "
@@ -646,7 +653,7 @@ MUTANTS = [
            fast("plans_are_bounded")),
     Mutant("a forgotten kernel's plan is kept beside the new one", FAST,
            "    if slot.number == 0:\n        if len(table.entries)", "    if True:\n        if len(table.entries)",
-           edge(39)),
+           fast("a_forgotten_plan_is_replaced")),
 
     # ---- calls that are the same for Triton -------------------------------------------------------------------------
     Mutant("a kernel is described once, whatever Triton's cache has by now", FAST,
@@ -664,6 +671,132 @@ MUTANTS = [
            routes("alike_for_triton")),
     Mutant("a copied plan asks for no scratch memory", FAST, "    copy.scratch_size = plan.scratch_size\n", "",
            routes("alike_for_triton")),
+    # ---- the graph route --------------------------------------------------------------------------------------------
+    Mutant("a graph is launched with what it was made with", GRAPH_H,
+           "    CUresult result = lowlat_graphs.set_parameters(graph->exec, graph->node, launch);\n",
+           "    CUresult result = CUDA_SUCCESS;\n    (void)launch;\n", graphs("the_same_launches")),
+    Mutant("all streams share a graph", GRAPH_H, "    while (first != NULL && first->stream != stream)\n        first",
+           "    (void)stream;\n    while (0)\n        first", graphs("a_graph_per_stream")),
+    Mutant("launches with attributes take the graph route", FAST,
+           "    if config.attribute_count != 0:\n        return PLAIN_ONLY\n", "", graphs("attributes")),
+    Mutant("captured streams take the graph route", FAST,
+           "    if lowlat_graphs.is_capturing(config.stream, &capturing) != 0 or capturing:\n        return "
+           "CAPTURING\n", "", graphs("captured_streams")),
+    Mutant("an answer that a stream cannot be asked is none", FAST,
+           "    if lowlat_graphs.is_capturing(config.stream, &capturing) != 0 or capturing:\n        return "
+           "CAPTURING\n",
+           "    lowlat_graphs.is_capturing(config.stream, &capturing)\n    if capturing:\n        return "
+           "CAPTURING\n", graphs("the_legacy_stream_while_another_is_captured")),
+    Mutant("graphs are made while another stream is captured, as ever", GRAPH_H,
+           "    mode = lowlat_relax_capture(CU_STREAM_CAPTURE_MODE_RELAXED);\n    result = lowlat_graphs.create",
+           "    mode = 0;\n    result = lowlat_graphs.create", graphs("captured_streams")),
+    Mutant("graphs are launched for the first time while another stream is captured, as ever", GRAPH_H,
+           "first = !graph->launched;", "first = 0;", graphs("captured_streams")),
+    Mutant("a thread stays in relaxed mode", GRAPH_H,
+           "        result = lowlat_graphs.instantiate(&graph->exec, graph->graph, 0);\n    "
+           "lowlat_relax_capture(mode);\n",
+           "        result = lowlat_graphs.instantiate(&graph->exec, graph->graph, 0);\n",
+           graphs("captured_streams")),
+    Mutant("the per-thread stream is one stream", FAST,
+           "    if config.stream == <CUstream>CU_STREAM_PER_THREAD:\n        return PER_THREAD\n", "",
+           graphs("the_per_thread_stream")),
+    Mutant("CUDA_LAUNCH_BLOCKING does not matter", FAST, "    if state.launch_blocking:\n        return BLOCKING\n", "",
+           graphs("launch_blocking", "environment")),
+    Mutant("a graph is launched in any context", FAST,
+           "    if driver.current_context(&context) != 0 or context == NULL or (graph != NULL and context != "
+           "graph.context):\n        return OTHER_CONTEXT\n", "    driver.current_context(&context)\n",
+           graphs("another_context")),
+    Mutant("a graph is used by two threads at once", FAST, "    elif graph.busy:\n        return IN_USE\n", "",
+           graphs("threads_on_one_stream")),
+    Mutant("a graph in use may be evicted or dropped", FAST,
+           "        if not graph.busy:\n            lowlat_graph_destroy",
+           "        if True:\n            lowlat_graph_destroy", graphs("plans_dropped_while_they_launch")),
+    Mutant("a refused graph is an error", FAST,
+           "            lowlat_graph_destroy(graph)\n            lowlat_cool_down(&plan.hot)\n            "
+           "submission = REFUSED\n", "            return result\n",
+           graphs("a_graph_is_refused", "a_grid_that_the_driver_refuses")),
+    Mutant("a refused graph is used again", FAST,
+           "            lowlat_graph_destroy(graph)\n            lowlat_cool_down(&plan.hot)\n            "
+           "submission = REFUSED\n", "            submission = REFUSED\n", graphs("a_graph_is_refused")),
+    Mutant("a launch that a graph made is made again", FAST,
+           "            if result == 0:\n                plan.submitted_[BY_GRAPH] += 1\n",
+           "            if False:\n                plan.submitted_[BY_GRAPH] += 1\n", graphs("the_same_launches")),
+    Mutant("graphs outlive their plans", FAST,
+           "        while self.graphs != NULL:\n            lowlat_graph_destroy(self.graphs)\n", "",
+           graphs("they_go_with_their_plans")),
+    Mutant("there may be any number of graphs", GRAPH_H,
+           "    while (lowlat_graph_count > most) {", "    (void)most;\n    while (0) {",
+           graphs("there_are_no_more_than_may_be")),
+    Mutant("the graph used last goes", GRAPH_H, "graph->used < oldest->used", "graph->used > oldest->used",
+           graphs("there_are_no_more_than_may_be")),
+    Mutant("an evicted plan's next graph comes as soon", GRAPH_H, "        lowlat_cool_down(oldest->hot);\n", "",
+           graphs("there_are_no_more_than_may_be")),
+    Mutant("every plan gets a graph at once", FAST,
+           "        if plan.heat < plan.hot:\n            plan.heat += 1\n            return NOT_HOT\n",
+           "        pass\n", graphs("after_so_many_launches")),
+    Mutant("a child destroys its parent's graphs", FAST,
+           "    lowlat_graphs_forked()\n    state.forked", "    state.forked", graphs("in_a_forked_child")),
+    Mutant("a kernel's own route yields to the context", FAST, "    cdef int way = plan.way or way_of_context()\n",
+           "    cdef int way = way_of_context()\n", graphs("where_it_is_asked_for")),
+    Mutant("the context yields to the environment", FAST,
+           "        if value != NULL:\n            way = <object>value\n",
+           "        if value != NULL and False:\n            way = <object>value\n", graphs("where_it_is_asked_for")),
+    Mutant("auto takes the graph route whatever was measured", FAST,
+           "10 * race.median[LOWLAT_BY_GRAPH] >= 9 * race.median[LOWLAT_BY_DRIVER]:\n        return SLOWER\n",
+           "False:\n        return SLOWER\n", graphs("auto_decides")),
+
+    # ---- sequences --------------------------------------------------------------------------------------------------
+    Mutant("a replay patches nothing", FAST,
+           "        check_graph_call(lowlat_graphs.set_parameters(graph.exec_, step.node, &launch))\n        step.size",
+           "        step.size", sequences("new_values")),
+    Mutant("a replay patches every launch", FAST,
+           "    elif changed:\n        step.size = 0\n", "    else:\n        step.size = 0\n",
+           sequences("it_is_launched_once_and_replayed", "new_values")),
+    Mutant("only parameters are compared with the last time's", FAST,
+           "    changed = changed or memcmp(&launch, &step.given, sizeof(launch)) != 0\n", "", sequences("new_values")),
+    Mutant("a node takes another kernel", FAST,
+           "    elif step.node == NULL or launch.function != step.given.function:\n",
+           "    elif step.node == NULL:\n",
+           sequences("or_refused", "what_is_another_specialisation_is_recorded_again")),
+    Mutant("a launch that became empty is launched as it was", FAST,
+           "                        if self.exec_ != NULL and step.node != NULL:\n",
+           "                        if False:\n", sequences("empty_grids")),
+    Mutant("the launches of a graph have no order", FAST, "graph.graph, &graph.last, graph.last != NULL, &launch",
+           "graph.graph, &graph.last, 0, &launch", sequences("it_is_launched_once_and_replayed")),
+    Mutant("launches with attributes are recorded", FAST,
+           "    if config.attribute_count != 0:\n        raise "
+           "state.not_recordable(SUBMISSIONS_TEXT[\"attributes\"])\n", "", sequences("refused_when_recorded")),
+    Mutant("a call on its way to a step launches in Triton", FAST,
+           "    cdef Py_ssize_t i\n    if state.recorders != 0:\n        refuse_step(reason)\n",
+           "    cdef Py_ssize_t i\n", sequences("what_is_another_specialisation_is_recorded_again", "or_refused")),
+    Mutant("a call on its way to a step launches by the wrapper route", FAST,
+           "    if state.recorders != 0 and lowlat_get_step() != NULL:\n        raise state.not_recordable(f\"it "
+           "takes", "    if False:\n        raise state.not_recordable(f\"it takes",
+           sequences("live_state_is_observed", "refused_when_recorded")),
+    Mutant("what a callable launches by the way is taken for the step", FAST,
+           "    lowlat_set_step(NULL)  # what a grid callable or a heuristic launches by the way is launched\n", "",
+           sequences("launches_by_the_way")),
+    Mutant("inner calls are recorded, too", FAST,
+           "    if recorder == NULL or depth != 0:\n", "    if recorder == NULL:\n",
+           sequences("launches_by_the_way")),
+    Mutant("another stream does not matter to a sequence", FAST,
+           "        if self.exec_ != NULL and stream != self.stream_ and not first:\n", "        if False:\n",
+           sequences("streams_and_captures")),
+    Mutant("a sequence is replayed into a capture", FAST,
+           "        if lowlat_graphs.is_capturing(<CUstream>stream, &capturing) != 0 or capturing:\n            "
+           "return SUBMISSIONS", "        if False:\n            return SUBMISSIONS",
+           sequences("streams_and_captures")),
+    Mutant("a failed replay keeps its values", SEQUENCE,
+           "                for call, index, value in reversed(before):\n                    call.set(index, "
+           "value)\n", "", sequences("or_refused", "wrong_use", "errors_of_the_calls")),
+    Mutant("a name may stand for several values", SEQUENCE,
+           "            if not all(_same(value, first) for value in others):\n", "            if False:\n",
+           sequences("wrong_use")),
+    Mutant("a changed sequence is never recorded again", SEQUENCE, "        if changed:\n", "        if False:\n",
+           sequences("what_is_another_specialisation_is_recorded_again")),
+    Mutant("one sequence is replayed by two threads at once", SEQUENCE,
+           "        with self._lock:\n", "        if True:\n", sequences("one_sequence_in_many_threads")),
+
     # ---- warmup -----------------------------------------------------------------------------------------------------
     Mutant("a kernel that was only compiled is launched", FAST,
            "    if (<Plan>plan).route_ >= ROUTE_TRITON:\n        if (<Plan>plan).route_ == ROUTE_TRITON:\n",

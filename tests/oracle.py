@@ -1,7 +1,7 @@
 """The oracle: one call through triton.jit and through lowlat.jit must be the same launches or the same error.
 
-Every test of behaviour goes through `Pair`.  What is compared: each launch record by record (entry point, grid, block,
-shared memory, attributes, stream, the bytes of every parameter), each module loaded (its image), which of the loaded
+Every test of behaviour goes through `Pair`.  What is compared: each launch record by record (grid, block, shared
+memory, attributes, stream, the bytes of every parameter), each module loaded (its image), which of the loaded
 modules a launch belongs to, the CompiledKernel returned (also that it is the same object again where Triton's is), the
 type and text of an exception, and whatever hooks and grid callables report with `observe`.
 

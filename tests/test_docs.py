@@ -31,6 +31,7 @@ NOT_RUN = {
     "make asv-check": "runs for minutes",
     "python asv_bench/run.py run --python=same --set-commit-hash $(git rev-parse HEAD)": "measures, on a GPU",
     "make test": "installs into .venv and runs these tests",
+    "LOWLAT_ROUTE=graph LOWLAT_GRAPH_AFTER=0 make test": "as the one before it",
 }
 # Fences that are no code: pictures of text, and what is Sphinx's to read (it fails where it cannot).
 NO_CODE = {"text", "{toctree}", "{eval-rst}", "{figure}"}

@@ -584,7 +584,7 @@ def test_routes(route):
 
 
 def test_route_is_checked():
-    with pytest.raises(ValueError, match="'fastest', must be 'auto', 'driver' or 'wrapper'"):
+    with pytest.raises(ValueError, match="'fastest', must be 'auto', 'driver', 'graph', 'wrapper' or None"):
         lowlat.jit(one).route = "fastest"
 
 
@@ -594,6 +594,18 @@ PLANS = 4096  # how many a kernel keeps
 def nan(payload):
     """Different for lowlat, which goes by the bits, and one kernel for Triton, which goes by the text."""
     return struct.unpack("d", struct.pack("Q", 0x7FF8 << 48 | payload))[0]
+
+
+def test_a_forgotten_plan_is_replaced():
+    """By what Triton makes next; nothing is left of it."""
+    pair, x = Pair(value), aligned()
+    for _ in range(3):
+        pair.fast(GRID, x, 5)
+        for kernel in (pair.triton, pair.lowlat):
+            kernel.device_caches[0][0].clear()
+    pair.fast(GRID, x, 6)
+    pair.fast(GRID, x, 5)
+    assert len(pair.lowlat.plans) == 2 and pair.lowlat.exits == {"first call": 2, "forgotten": 3}
 
 
 def count_plans():

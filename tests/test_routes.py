@@ -7,6 +7,7 @@ import contextvars
 import itertools
 import threading
 
+import numpy
 import pytest
 import triton
 import triton.language as tl
@@ -267,6 +268,21 @@ def test_profile_scratch_memory(profile, size):
     with natively(pair), allocator(lambda *asked: 4096):
         default = pair.call(GRID, x, 5)  # before 3.8 there is none
         assert (default.error is None) == (profile == 0)
+
+
+@pytest.mark.parametrize("block", [3, True, tl.constexpr(2), numpy.int32(3), numpy.int64(2**20)], ids=repr)
+def test_sizes_as_they_are_multiplied(block):
+    """Triton's launcher object multiplies what the grid has with what it knows itself, and its allocator gets that."""
+    pair, x = Pair(one), aligned()
+
+    def instrument(compiled):
+        compiled.run.profile_scratch_size, compiled.run.profile_scratch_align = 48, 32
+
+    with allocator(None, lambda *asked: observe((type(asked[0]).__name__, int(asked[0]))) or 8192):
+        tell(pair, instrument, GRID, x, 5)
+        for grid in ((block, ), (2, block), lambda meta: (block, 1, 2)):
+            for _ in range(2):
+                assert len(pair.call(grid, x, 5).observed) == 1
 
 
 @pytest.mark.skipif(_triton.VERSION < (3, 8), reason="from Triton 3.8 on")

@@ -2,9 +2,9 @@
 
 `activate()` makes a `libcuda.so.1` with no GPU behind it the process's CUDA driver and CPU tensors stand in for device
 tensors.  Kernels compile to real cubins (compute capability 9.0) and every launch ends in `cuLaunchKernelEx` (or
-`cuLaunchKernel`), which counts it, on request records it, and returns.  It runs Triton 3.6 to 3.9; tests, benchmarks
-and the first look at lowlat stand on it where there is no GPU.  What needs the null driver raises NullDriverError
-before `activate()`.
+`cuLaunchKernel`, or `cuGraphLaunch`), which counts it, on request records it, and returns.  It runs Triton 3.6 to 3.9;
+tests, benchmarks and the first look at lowlat stand on it where there is no GPU.  What needs the null driver raises
+NullDriverError before `activate()`.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def active() -> bool:
 
 
 def launches() -> int:
-    """Launches that reached the driver since the process began."""
+    """Launches that reached the driver since the process began; a graph's launch counts once per kernel node."""
     return _library().lowlat_null_launches()
 
 
@@ -128,17 +128,63 @@ def clear_memory() -> None:
     _take_cpu_tensors(True)
 
 
+def graphs() -> int:
+    """Executable graphs that are alive: instantiated and not yet destroyed."""
+    return _library().lowlat_null_graphs()
+
+
+def violations() -> int:
+    """Uses of graphs since the process began that are bugs on real hardware: a call on a graph or an executable graph
+    while another thread is inside a call on it, or on a graph, executable graph or node that is destroyed."""
+    return _library().lowlat_null_violations()
+
+
+def linger(yields: int) -> None:
+    """Make each call on a graph or an executable graph yield the processor `yields` times while it is inside, so that
+    threads which do not exclude each other meet there; 0 ends it."""
+    _library().lowlat_null_linger(yields)
+
+
+def set_capturing(stream: int, capturing: bool = True, device: int = 0) -> None:
+    """Say whether `stream`, a blocking stream of `device`, is being captured, for all threads.
+
+    cuStreamIsCapturing then answers so, and what would depend on it fails on that device's legacy stream (0):
+    cuStreamIsCapturing and launches, with CUDA_ERROR_STREAM_CAPTURE_IMPLICIT.  Kernels launched into `stream` itself
+    are served and recorded; a graph is not (CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED).  Raises ValueError for the legacy
+    stream, which cannot be captured, for a device other than 0 and 1, and for a 65th stream.
+    """
+    if stream in (0, 1):
+        raise ValueError(f"stream {stream!r}: the legacy stream cannot be captured")
+    if device not in (0, 1):
+        raise ValueError(f"device {device!r}: the null driver has devices 0 and 1")
+    if _library().lowlat_null_set_capturing(stream, capturing, device) != 0:
+        raise ValueError("the null driver captures 64 streams at most")
+
+
+def clear_capturing() -> None:
+    """No stream is being captured any more."""
+    _library().lowlat_null_clear_capturing()
+
+
+def spoilt_captures() -> int:
+    """Launches since the process began that failed for a capture and would have ended it: of a graph into a capturing
+    stream, or of anything into the legacy stream beside one."""
+    return _library().lowlat_null_spoilt_captures()
+
+
 @dataclass(frozen=True)
 class Launch:
     """One recorded launch.
 
-    `call` is the entry point; `grid` counts blocks and `block` threads, along x, y and z; `shared` is dynamic shared
-    memory in bytes; `parameters` has the bytes of each parameter as the kernel would read them; `attributes` are (id,
-    first twelve bytes of the value); `stream` is its handle, 0 the default stream.
+    `call` is the entry point, which does not take part in comparison: a kernel launched by a graph equals the same
+    kernel launched alone.  (Each kernel node of a graph is a launch of its own.)  `grid` counts blocks and `block`
+    threads, along x, y and z; `shared` is dynamic shared memory in bytes; `parameters` has the bytes of each parameter
+    as the kernel would read them; `attributes` are (id, first twelve bytes of the value); `stream` is its handle, 0 the
+    default stream.
     """
 
     kernel: str
-    call: str
+    call: str = field(compare=False)
     device: int
     grid: tuple[int, int, int]
     block: tuple[int, int, int]
@@ -203,7 +249,7 @@ class record:
 
 
 _LAUNCH = struct.Struct("<I3I3IIQI")
-_CALLS = ("cuLaunchKernelEx", "cuLaunchKernel")
+_CALLS = ("cuLaunchKernelEx", "cuLaunchKernel", "cuGraphLaunch")
 
 
 class _Reader:
@@ -274,6 +320,9 @@ def _load() -> Any:
     lib.lowlat_null_free.argtypes = [ctypes.c_void_p]
     lib.lowlat_null_entry.argtypes = [ctypes.c_size_t]
     lib.lowlat_null_entry.restype = ctypes.c_char_p
+    for counter in (lib.lowlat_null_graphs, lib.lowlat_null_violations, lib.lowlat_null_spoilt_captures):
+        counter.restype = ctypes.c_uint64
+    lib.lowlat_null_set_capturing.argtypes = [ctypes.c_uint64, ctypes.c_int, ctypes.c_int]
     lib.lowlat_null_add_memory.argtypes = [ctypes.c_uint64, ctypes.c_uint64, ctypes.c_int, ctypes.c_uint64]
     return lib
 

@@ -2,20 +2,22 @@
  *
  * It exports what Triton's launch path (3.6 to 3.9) and lowlat call, keeps the
  * rules whose breach is a bug on real hardware (a context must be current, a
- * function belongs to one context), counts launches, and on request records
- * them and the modules loaded and unloaded.  Launching returns at once; memory
- * is never touched.  The entry points are found by symbol or by
- * cuGetProcAddress.
+ * function belongs to one context, a graph has one user at a time), counts
+ * launches, and on request records them and the modules loaded and unloaded.
+ * Launching returns at once; memory is never touched.  The entry points are
+ * found by symbol or by cuGetProcAddress.
  *
  * Two devices of compute capability 9.0.  The current context is per thread,
  * as in the driver; the current device and stream are per thread, as in torch.
- * Events are kept under one lock; everything else is per thread or set once
- * by a test before it launches.
+ * Events are kept under one lock and capturing streams under another; graphs
+ * have a flag each; everything else is per thread or set once by a test before
+ * it launches.
  */
 #include "../_driver.h"
 
 #include <elf.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -67,7 +69,7 @@ typedef struct null_event {
 } null_event;
 
 enum { EVENT_LAUNCH = 1, EVENT_LOAD = 2, EVENT_UNLOAD = 3 };
-enum { BY_LAUNCH_KERNEL_EX = 0, BY_LAUNCH_KERNEL = 1 };
+enum { BY_LAUNCH_KERNEL_EX = 0, BY_LAUNCH_KERNEL = 1, BY_GRAPH_LAUNCH = 2 };
 
 static struct null_context contexts[DEVICES] = {{0}, {1}};
 static __thread CUcontext current_context;
@@ -79,6 +81,10 @@ static _Atomic uint64_t module_count;
 static atomic_int recording;
 static pthread_mutex_t event_lock = PTHREAD_MUTEX_INITIALIZER;
 static null_event *events_head, **events_tail = &events_head;
+static _Atomic uint64_t graph_count;     /* executable graphs alive */
+static _Atomic uint64_t violation_count; /* of what graphs demand of their users */
+static _Atomic uint64_t spoilt_count;    /* launches that ended a capture */
+static atomic_int linger_yields;
 
 /* An injected failure: `result` from the entry point `name`, `times` times
  * after `after` calls that are served. */
@@ -100,6 +106,16 @@ static CUresult injected(const char *name)
     return failure.result;
 }
 
+/* Whether launches fail, by whatever call they are made: what ails a device
+ * does not go away for another call.  Takes none of the times. */
+static CUresult launches_fail(void)
+{
+    if (atomic_load_explicit(&failure.times, memory_order_relaxed) <= 0 ||
+        strncmp(failure.name, "cuLaunchKernel", strlen("cuLaunchKernel")) != 0 || atomic_load(&failure.after) > 0)
+        return CUDA_SUCCESS;
+    return failure.result;
+}
+
 /* Memory that is not plain device memory: cuPointerGetAttribute refuses host
  * memory and gives mapped memory's other address. */
 #define MAX_RANGES 64
@@ -108,6 +124,16 @@ static struct {
     int mapped;
 } ranges[MAX_RANGES];
 static atomic_int range_count;
+
+/* Streams that are being captured into a graph, and the devices they are of. */
+#define MAX_CAPTURES 64
+static struct {
+    uint64_t stream;
+    int device;
+} captures[MAX_CAPTURES];
+static atomic_int capture_count;
+static pthread_mutex_t capture_lock = PTHREAD_MUTEX_INITIALIZER;
+static __thread int capture_mode; /* CU_STREAM_CAPTURE_MODE_GLOBAL at first */
 
 #define ENTER()                                 \
     do {                                        \
@@ -170,6 +196,43 @@ EXPORT int lowlat_null_add_memory(uint64_t start, uint64_t size, int mapped, uin
 }
 
 EXPORT void lowlat_null_clear_memory(void) { atomic_store(&range_count, 0); }
+
+EXPORT uint64_t lowlat_null_graphs(void) { return atomic_load(&graph_count); }
+
+EXPORT uint64_t lowlat_null_violations(void) { return atomic_load(&violation_count); }
+
+EXPORT uint64_t lowlat_null_spoilt_captures(void) { return atomic_load(&spoilt_count); }
+
+EXPORT void lowlat_null_linger(int yields) { atomic_store(&linger_yields, yields); }
+
+/* Returns non-zero when there is no room for another stream. */
+EXPORT int lowlat_null_set_capturing(uint64_t stream, int capturing, int device)
+{
+    int result = CUDA_SUCCESS, i = 0;
+    pthread_mutex_lock(&capture_lock);
+    int count = atomic_load(&capture_count);
+    while (i < count && captures[i].stream != stream)
+        ++i;
+    if (capturing && i == MAX_CAPTURES) {
+        result = CUDA_ERROR_INVALID_VALUE;
+    } else if (capturing) {
+        captures[i].stream = stream;
+        captures[i].device = device;
+        count += i == count;
+    } else if (i < count) {
+        captures[i] = captures[--count];
+    }
+    atomic_store(&capture_count, count);
+    pthread_mutex_unlock(&capture_lock);
+    return result;
+}
+
+EXPORT void lowlat_null_clear_capturing(void)
+{
+    pthread_mutex_lock(&capture_lock);
+    atomic_store(&capture_count, 0);
+    pthread_mutex_unlock(&capture_lock);
+}
 
 EXPORT void lowlat_null_record(int enabled) { atomic_store(&recording, enabled); }
 
@@ -336,6 +399,29 @@ static null_event *describe_module(const null_module *module)
     return put(put_word(event, (uint32_t)module->image_size), module->image, module->image_size);
 }
 
+/* ---- capture ------------------------------------------------------------ */
+
+/* 0 and CU_STREAM_LEGACY: the default stream, which waits for all others. */
+static int is_legacy(CUstream stream) { return (uintptr_t)stream <= 1; }
+
+/* What `stream` is to those captures: CUDA_SUCCESS, 900 for one that captures,
+ * or 906 for the legacy stream while another of the current context does. */
+static CUresult capture_state(CUstream stream)
+{
+    CUresult result = CUDA_SUCCESS;
+    if (atomic_load_explicit(&capture_count, memory_order_acquire) == 0)
+        return CUDA_SUCCESS;
+    pthread_mutex_lock(&capture_lock);
+    for (int i = 0; i < atomic_load(&capture_count); ++i) {
+        if (captures[i].stream == (uint64_t)(uintptr_t)stream)
+            result = CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+        else if (is_legacy(stream) && current_context != NULL && captures[i].device == current_context->device)
+            result = CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
+    }
+    pthread_mutex_unlock(&capture_lock);
+    return result;
+}
+
 /* ---- the driver's entry points ------------------------------------------ */
 
 EXPORT CUresult cuInit(unsigned flags)
@@ -450,12 +536,36 @@ EXPORT CUresult cuStreamSynchronize(CUstream stream)
     return CUDA_SUCCESS;
 }
 
+/* Asking is no launch: it spoils no capture. */
 EXPORT CUresult cuStreamIsCapturing(CUstream stream, int *status)
 {
-    (void)stream;
     ENTER();
-    *status = 0;
+    if (is_legacy(stream) && current_context == NULL)
+        return CUDA_ERROR_INVALID_CONTEXT;
+    CUresult state = capture_state(stream);
+    *status = state == CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED; /* CU_STREAM_CAPTURE_STATUS_ACTIVE is 1 */
+    return state == CUDA_ERROR_STREAM_CAPTURE_IMPLICIT ? state : CUDA_SUCCESS;
+}
+
+EXPORT CUresult cuThreadExchangeStreamCaptureMode(int *mode)
+{
+    int before = capture_mode;
+    ENTER();
+    if (*mode < 0 || *mode > CU_STREAM_CAPTURE_MODE_RELAXED)
+        return CUDA_ERROR_INVALID_VALUE;
+    capture_mode = *mode;
+    *mode = before;
     return CUDA_SUCCESS;
+}
+
+/* What may allocate is refused while any stream is captured, and spoils the
+ * capture, but for threads in relaxed mode. */
+static CUresult may_allocate(void)
+{
+    if (atomic_load(&capture_count) == 0 || capture_mode == CU_STREAM_CAPTURE_MODE_RELAXED)
+        return CUDA_SUCCESS;
+    atomic_fetch_add(&spoilt_count, 1);
+    return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
 }
 
 EXPORT CUresult cuModuleLoadData(null_module **out, const void *data)
@@ -689,18 +799,31 @@ EXPORT CUresult cuGetErrorString(CUresult result, const char **text)
     case 700: *text = "an illegal memory access was encountered"; break;
     case 701: *text = "too many resources requested for launch"; break;
     case 719: *text = "unspecified launch failure"; break;
+    case CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED:
+        *text = "operation not permitted when stream is capturing";
+        break;
+    case CUDA_ERROR_STREAM_CAPTURE_IMPLICIT:
+        *text = "operation would make the legacy stream depend on a capturing blocking stream";
+        break;
     default: *text = "unrecognized error code"; return CUDA_ERROR_INVALID_VALUE;
     }
     return CUDA_SUCCESS;
+}
+
+static int tensor_maps_are_aligned(const null_function *function, void **parameters)
+{
+    for (int i = 0; i < function->parameter_count; ++i)
+        if (function->sizes[i] == 128 && (uintptr_t)parameters[i] % 64 != 0)
+            return 0;
+    return 1;
 }
 
 static CUresult record_launch(uint32_t call, const CUlaunchConfig *config, const null_function *function,
                               void **parameters)
 {
     uint64_t stream = (uint64_t)(uintptr_t)config->stream;
-    for (int i = 0; i < function->parameter_count; ++i)
-        if (function->sizes[i] == 128 && (uintptr_t)parameters[i] % 64 != 0) /* a tensor map */
-            return CUDA_ERROR_INVALID_VALUE;
+    if (!tensor_maps_are_aligned(function, parameters))
+        return CUDA_ERROR_INVALID_VALUE;
     null_event *event = new_event(EVENT_LAUNCH, current_context->device, function->module->number);
     event = put_word(put_text(event, function->name), call);
     event = put(put(event, config->grid, sizeof config->grid), config->block, sizeof config->block);
@@ -720,6 +843,10 @@ static CUresult launch(uint32_t call, const CUlaunchConfig *config, const null_f
         return CUDA_ERROR_INVALID_CONTEXT;
     if (function->module->context != current_context)
         return CUDA_ERROR_INVALID_HANDLE;
+    if (capture_state(config->stream) == CUDA_ERROR_STREAM_CAPTURE_IMPLICIT) {
+        atomic_fetch_add(&spoilt_count, 1);
+        return CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
+    }
     atomic_fetch_add_explicit(&launch_count, 1, memory_order_relaxed);
     return is_recording() ? record_launch(call, config, function, parameters) : CUDA_SUCCESS;
 }
@@ -754,6 +881,330 @@ EXPORT CUresult cuLaunchKernel(CUfunction handle, unsigned grid_x, unsigned grid
     return launch(BY_LAUNCH_KERNEL, &config, function, parameters);
 }
 
+/* ---- graphs ------------------------------------------------------------- */
+
+/* What graphs and executable graphs begin with.  Neither may be in the hands
+ * of two threads at once, nor be used after its destruction: either is counted.
+ * So that a use after destruction is an error and not a crash, this much of
+ * each (and of each node) outlives it. */
+typedef struct {
+    atomic_int inside;
+    atomic_int alive;
+} null_guard;
+
+/* A kernel node's launch.  `parameters` and the bytes that it points to are one
+ * block of memory. */
+typedef struct {
+    const null_function *function;
+    CUcontext context; /* the function's, also once its module is unloaded */
+    CUlaunchConfig config;
+    void **parameters;
+} null_call;
+
+struct CUgraph_st {
+    null_guard guard;
+    size_t count;
+    null_call *calls; /* in the order of their addition, which is a topological one */
+    int unordered;    /* a node besides the first waits for none */
+};
+
+struct CUgraphNode_st {
+    CUgraph graph;
+    size_t index;
+};
+
+struct CUgraphExec_st {
+    null_guard guard;
+    CUgraph graph;
+    size_t count;
+    null_call *calls;
+    int launched; /* at least once */
+    int unordered;
+};
+
+static CUresult violation(void)
+{
+    atomic_fetch_add(&violation_count, 1);
+    return CUDA_ERROR_INVALID_VALUE;
+}
+
+static void open_guard(null_guard *guard)
+{
+    atomic_init(&guard->inside, 0);
+    atomic_init(&guard->alive, 1);
+}
+
+/* A second thread is counted and then waits: what it does next stays defined here. */
+static CUresult enter(null_guard *guard)
+{
+    if (atomic_exchange(&guard->inside, 1)) {
+        violation();
+        while (atomic_exchange(&guard->inside, 1))
+            sched_yield();
+    }
+    for (int i = atomic_load_explicit(&linger_yields, memory_order_relaxed); i-- > 0;)
+        sched_yield();
+    if (atomic_load(&guard->alive))
+        return CUDA_SUCCESS;
+    atomic_store(&guard->inside, 0);
+    return violation();
+}
+
+static CUresult leave(null_guard *guard, CUresult result)
+{
+    atomic_store(&guard->inside, 0);
+    return result;
+}
+
+static int is_launchable(const CUkernelNodeParams *params)
+{
+    const uint32_t *grid = params->grid, *block = params->block;
+    return grid[0] > 0 && grid[1] > 0 && grid[2] > 0 && grid[0] <= INT32_MAX && grid[1] <= 65535 && grid[2] <= 65535 &&
+           block[0] > 0 && block[1] > 0 && block[2] > 0 && block[0] <= 1024 && block[1] <= 1024 && block[2] <= 64 &&
+           block[0] * block[1] * block[2] <= 1024;
+}
+
+/* The first place from `at` on for a parameter of `size` bytes: tensor maps are
+ * aligned to 64, as record_launch demands of them. */
+static size_t placed(size_t at, size_t size)
+{
+    size_t alignment = size == 128 ? 64 : 8;
+    return (at + alignment - 1) / alignment * alignment;
+}
+
+/* Fills `call` with copies of all that `params` names. */
+static CUresult copy_call(null_call *call, const CUkernelNodeParams *params)
+{
+    const null_function *function = (const null_function *)params->function;
+    size_t count = function->parameter_count, at = count * sizeof(void *);
+    if (params->kernel != NULL || params->extra != NULL || (params->parameters == NULL && count > 0) ||
+        !is_launchable(params) || !tensor_maps_are_aligned(function, params->parameters))
+        return CUDA_ERROR_INVALID_VALUE;
+    for (size_t i = 0; i < count; ++i)
+        at = placed(at, function->sizes[i]) + function->sizes[i];
+    char *block = aligned_alloc(64, (at / 64 + 1) * 64);
+    if (block == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    memset(call, 0, sizeof *call);
+    call->function = function;
+    call->context = function->module->context;
+    memcpy(call->config.grid, params->grid, sizeof params->grid);
+    memcpy(call->config.block, params->block, sizeof params->block);
+    call->config.shared = params->shared;
+    call->parameters = (void **)block;
+    at = count * sizeof(void *);
+    for (size_t i = 0; i < count; ++i) {
+        at = placed(at, function->sizes[i]);
+        call->parameters[i] = memcpy(block + at, params->parameters[i], function->sizes[i]);
+        at += function->sizes[i];
+    }
+    return CUDA_SUCCESS;
+}
+
+EXPORT CUresult cuGraphCreate(CUgraph *out, unsigned flags)
+{
+    ENTER();
+    if (out == NULL || flags != 0)
+        return CUDA_ERROR_INVALID_VALUE;
+    CUgraph graph = calloc(1, sizeof *graph);
+    if (graph == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    open_guard(&graph->guard);
+    *out = graph;
+    return CUDA_SUCCESS;
+}
+
+static CUresult add_kernel(CUgraphNode *out, CUgraph graph, const CUgraphNode *dependencies, size_t dependency_count,
+                           const CUkernelNodeParams *params)
+{
+    for (size_t i = 0; i < dependency_count; ++i) {
+        if (dependencies[i] == NULL)
+            return CUDA_ERROR_INVALID_VALUE;
+        if (!atomic_load(&dependencies[i]->graph->guard.alive))
+            return violation();
+        if (dependencies[i]->graph != graph)
+            return CUDA_ERROR_INVALID_VALUE;
+        for (size_t j = 0; j < i; ++j)
+            if (dependencies[j] == dependencies[i])
+                return CUDA_ERROR_INVALID_VALUE;
+    }
+    null_call *calls = realloc(graph->calls, (graph->count + 1) * sizeof *calls);
+    if (calls == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    graph->calls = calls;
+    CUgraphNode node = malloc(sizeof *node);
+    if (node == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    CUresult result = copy_call(&calls[graph->count], params);
+    if (result != CUDA_SUCCESS) {
+        free(node);
+        return result;
+    }
+    node->graph = graph;
+    node->index = graph->count++;
+    *out = node;
+    return CUDA_SUCCESS;
+}
+
+EXPORT CUresult cuGraphAddKernelNode_v2(CUgraphNode *out, CUgraph graph, const CUgraphNode *dependencies,
+                                        size_t dependency_count, const CUkernelNodeParams *params)
+{
+    ENTER();
+    if (out == NULL || graph == NULL || params == NULL || params->function == NULL ||
+        (dependencies == NULL && dependency_count > 0))
+        return CUDA_ERROR_INVALID_VALUE;
+    if (current_context == NULL)
+        return CUDA_ERROR_INVALID_CONTEXT;
+    if (((const null_function *)params->function)->module->context != current_context)
+        return CUDA_ERROR_INVALID_HANDLE;
+    CUresult result = enter(&graph->guard);
+    if (result != CUDA_SUCCESS)
+        return result;
+    graph->unordered |= graph->count > 0 && dependency_count == 0;
+    return leave(&graph->guard, add_kernel(out, graph, dependencies, dependency_count, params));
+}
+
+static void free_calls(null_call *calls, size_t count)
+{
+    for (size_t i = 0; i < count; ++i)
+        free(calls[i].parameters);
+    free(calls);
+}
+
+static CUresult instantiate(CUgraphExec *out, CUgraph graph)
+{
+    CUresult result = may_allocate();
+    CUgraphExec exec = calloc(1, sizeof *exec);
+    null_call *calls = calloc(graph->count + 1, sizeof *calls);
+    if (exec == NULL || calls == NULL)
+        result = CUDA_ERROR_OUT_OF_MEMORY;
+    for (size_t i = 0; i < graph->count && result == CUDA_SUCCESS; ++i) {
+        const null_call *call = &graph->calls[i];
+        CUkernelNodeParams params = {(CUfunction)call->function, {0}, {0}, call->config.shared, call->parameters,
+                                     NULL, NULL, NULL};
+        memcpy(params.grid, call->config.grid, sizeof params.grid);
+        memcpy(params.block, call->config.block, sizeof params.block);
+        result = call->function->module->context == NULL ? CUDA_ERROR_INVALID_HANDLE : copy_call(&calls[i], &params);
+    }
+    if (result != CUDA_SUCCESS) {
+        free_calls(calls, calls == NULL ? 0 : graph->count);
+        free(exec);
+        return result;
+    }
+    open_guard(&exec->guard);
+    exec->graph = graph;
+    exec->count = graph->count;
+    exec->unordered = graph->unordered;
+    exec->calls = calls;
+    atomic_fetch_add(&graph_count, 1);
+    *out = exec;
+    return CUDA_SUCCESS;
+}
+
+EXPORT CUresult cuGraphInstantiateWithFlags(CUgraphExec *out, CUgraph graph, unsigned long long flags)
+{
+    ENTER();
+    if (out == NULL || graph == NULL || flags != 0)
+        return CUDA_ERROR_INVALID_VALUE;
+    CUresult result = enter(&graph->guard);
+    return result != CUDA_SUCCESS ? result : leave(&graph->guard, instantiate(out, graph));
+}
+
+/* A node of another graph, or one added since, is none of the executable
+ * graph's; one whose graph is gone is gone with it. */
+static CUresult set_parameters(CUgraphExec exec, CUgraphNode node, const CUkernelNodeParams *params)
+{
+    const null_function *function = (const null_function *)params->function;
+    if (!atomic_load(&node->graph->guard.alive))
+        return violation();
+    if (node->graph != exec->graph || node->index >= exec->count)
+        return CUDA_ERROR_INVALID_VALUE;
+    if (function->module->context == NULL)
+        return CUDA_ERROR_INVALID_HANDLE;
+    null_call call, *old = &exec->calls[node->index];
+    if (function->module->context != old->context)
+        return CUDA_ERROR_INVALID_VALUE;
+    CUresult result = copy_call(&call, params);
+    if (result != CUDA_SUCCESS)
+        return result;
+    free(old->parameters);
+    *old = call;
+    return CUDA_SUCCESS;
+}
+
+EXPORT CUresult cuGraphExecKernelNodeSetParams_v2(CUgraphExec exec, CUgraphNode node, const CUkernelNodeParams *params)
+{
+    ENTER();
+    if (exec == NULL || node == NULL || params == NULL || params->function == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    CUresult result = enter(&exec->guard);
+    return result != CUDA_SUCCESS ? result : leave(&exec->guard, set_parameters(exec, node, params));
+}
+
+static CUresult launch_graph(CUgraphExec exec, CUstream stream)
+{
+    if (current_context == NULL)
+        return CUDA_ERROR_INVALID_CONTEXT;
+    for (size_t i = 0; i < exec->count; ++i)
+        if (exec->calls[i].function->module->context != current_context)
+            return CUDA_ERROR_INVALID_HANDLE;
+    CUresult result = launches_fail();
+    if (result != CUDA_SUCCESS)
+        return result;
+    result = capture_state(stream);
+    if (result != CUDA_SUCCESS)
+        atomic_fetch_add(&spoilt_count, 1);
+    else if (!exec->launched)
+        result = may_allocate(); /* the driver makes room for it on the device */
+    exec->launched |= result == CUDA_SUCCESS;
+    for (size_t i = 0; i < exec->count && result == CUDA_SUCCESS; ++i) {
+        /* Nodes that need not wait may run in any order: here the last comes first. */
+        const null_call *call = &exec->calls[exec->unordered ? exec->count - 1 - i : i];
+        CUlaunchConfig config = call->config;
+        config.stream = stream;
+        result = launch(BY_GRAPH_LAUNCH, &config, call->function, call->parameters);
+    }
+    return result;
+}
+
+EXPORT CUresult cuGraphLaunch(CUgraphExec exec, CUstream stream)
+{
+    ENTER();
+    if (exec == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    CUresult result = enter(&exec->guard);
+    return result != CUDA_SUCCESS ? result : leave(&exec->guard, launch_graph(exec, stream));
+}
+
+EXPORT CUresult cuGraphDestroy(CUgraph graph)
+{
+    ENTER();
+    if (graph == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    CUresult result = enter(&graph->guard);
+    if (result != CUDA_SUCCESS)
+        return result;
+    atomic_store(&graph->guard.alive, 0);
+    free_calls(graph->calls, graph->count);
+    graph->calls = NULL;
+    return leave(&graph->guard, CUDA_SUCCESS);
+}
+
+EXPORT CUresult cuGraphExecDestroy(CUgraphExec exec)
+{
+    ENTER();
+    if (exec == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    CUresult result = enter(&exec->guard);
+    if (result != CUDA_SUCCESS)
+        return result;
+    atomic_store(&exec->guard.alive, 0);
+    free_calls(exec->calls, exec->count);
+    exec->calls = NULL;
+    atomic_fetch_sub(&graph_count, 1);
+    return leave(&exec->guard, CUDA_SUCCESS);
+}
+
 /* ---- by name ------------------------------------------------------------ */
 
 CUresult cuGetProcAddress_v2(const char *, void **, int, uint64_t, int *);
@@ -767,10 +1218,13 @@ static const struct {
     ENTRY(cuInit), ENTRY(cuDriverGetVersion), ENTRY(cuDeviceGetCount), ENTRY(cuDeviceGet),
     ENTRY(cuDeviceGetAttribute), ENTRY(cuDevicePrimaryCtxRetain), ENTRY(cuCtxGetCurrent), ENTRY(cuCtxSetCurrent),
     ENTRY(cuCtxGetDevice), ENTRY(cuCtxSynchronize), ENTRY(cuCtxGetLimit), ENTRY(cuCtxSetLimit),
-    ENTRY(cuStreamSynchronize), ENTRY(cuStreamIsCapturing), ENTRY(cuModuleLoadData), ENTRY(cuModuleUnload),
+    ENTRY(cuStreamSynchronize), ENTRY(cuStreamIsCapturing), ENTRY(cuThreadExchangeStreamCaptureMode),
+    ENTRY(cuModuleLoadData), ENTRY(cuModuleUnload),
     ENTRY(cuModuleGetFunction), ENTRY(cuFuncGetAttribute), ENTRY(cuFuncSetAttribute), ENTRY(cuFuncSetCacheConfig),
     ENTRY(cuOccupancyMaxActiveClusters), ENTRY(cuPointerGetAttribute), ENTRY(cuTensorMapEncodeTiled),
     ENTRY(cuTensorMapEncodeIm2col), ENTRY(cuGetErrorString), ENTRY(cuLaunchKernelEx), ENTRY(cuLaunchKernel),
+    ENTRY(cuGraphCreate), ENTRY(cuGraphAddKernelNode_v2), ENTRY(cuGraphInstantiateWithFlags),
+    ENTRY(cuGraphExecKernelNodeSetParams_v2), ENTRY(cuGraphLaunch), ENTRY(cuGraphDestroy), ENTRY(cuGraphExecDestroy),
     {"cuGetProcAddress", (void (*)(void))cuGetProcAddress_v2},
 };
 

@@ -1,0 +1,260 @@
+/* The graph route: a launch as a one-node executable graph whose parameters
+ * are replaced before it is launched, which costs the host less than
+ * cuLaunchKernelEx does (measured: docs/results).
+ *
+ * An executable graph belongs to one plan and one stream, since launched into
+ * two streams it would make one wait for the other, and is used by one thread
+ * at a time.  All that follows is called with the GIL held, which is the lock
+ * of the lists, but for lowlat_graph_launch, which has a graph to itself while
+ * `busy` is set.
+ */
+#ifndef LOWLAT_GRAPH_H
+#define LOWLAT_GRAPH_H
+
+#include "_driver.h"
+
+#include <stdlib.h>
+#include <time.h>
+
+typedef struct lowlat_graph {
+    struct lowlat_graph *next;   /* of the same plan */
+    struct lowlat_graph **first; /* where the plan's list begins */
+    struct lowlat_graph *newer, *older; /* of all */
+    CUstream stream;
+    void *context;
+    CUgraph graph; /* kept: `node` names a node of it */
+    CUgraphNode node;
+    CUgraphExec exec;
+    uint32_t *hot; /* launches until the plan gets another one */
+    uint64_t used; /* the clock when it was last launched */
+    int launched;  /* at least once: the driver has made room for it on the device */
+    int busy;      /* patched and launched right now, the GIL released */
+} lowlat_graph;
+
+static lowlat_graph_api lowlat_graphs;
+static const char *lowlat_graphs_missing = "a look for them"; /* or NULL */
+static lowlat_graph *lowlat_newest_graph;
+static int lowlat_graph_count;
+static int lowlat_graph_budget = 256;
+static uint64_t lowlat_graph_clock;
+
+static inline lowlat_graph *lowlat_graph_of(lowlat_graph *first, CUstream stream)
+{
+    while (first != NULL && first->stream != stream)
+        first = first->next;
+    return first;
+}
+
+static inline void lowlat_graph_used(lowlat_graph *graph) { graph->used = ++lowlat_graph_clock; }
+
+/* A graph that is being launched may be destroyed: the driver frees it when
+ * the launch is complete (cuGraphExecDestroy).  Not one that is `busy`. */
+static void lowlat_graph_destroy(lowlat_graph *graph)
+{
+    lowlat_graph **place = graph->first;
+    while (*place != graph)
+        place = &(*place)->next;
+    *place = graph->next;
+    if (graph->newer != NULL)
+        graph->newer->older = graph->older;
+    else
+        lowlat_newest_graph = graph->older;
+    if (graph->older != NULL)
+        graph->older->newer = graph->newer;
+    lowlat_graph_count--;
+    if (graph->exec != NULL)
+        lowlat_graphs.destroy_exec(graph->exec);
+    if (graph->graph != NULL)
+        lowlat_graphs.destroy(graph->graph);
+    free(graph);
+}
+
+/* The next graph takes four times as many launches: plans that take each
+ * other's graphs away stop doing so. */
+static inline void lowlat_cool_down(uint32_t *hot)
+{
+    uint32_t most = 1u << 30;
+    *hot = *hot == 0 ? 4 : *hot > most / 4 ? most : 4 * *hot;
+}
+
+/* No more than so many, the longest unused go.  Returns whether that could be. */
+static int lowlat_graph_trim(int most)
+{
+    while (lowlat_graph_count > most) {
+        lowlat_graph *graph, *oldest = NULL;
+        for (graph = lowlat_newest_graph; graph != NULL; graph = graph->older)
+            if (!graph->busy && (oldest == NULL || graph->used < oldest->used))
+                oldest = graph;
+        if (oldest == NULL)
+            return 0;
+        lowlat_cool_down(oldest->hot);
+        lowlat_graph_destroy(oldest);
+    }
+    return 1;
+}
+
+/* While another stream is captured in global mode, the driver refuses calls
+ * that may allocate, and spoils that capture; not in relaxed mode. */
+static int lowlat_relax_capture(int mode)
+{
+    lowlat_graphs.exchange_capture_mode(&mode);
+    return mode;
+}
+
+/* A graph of this one launch in the plan's list, or NULL. */
+static lowlat_graph *lowlat_graph_make(lowlat_graph **first, uint32_t *hot, CUstream stream, void *context,
+                                       const CUkernelNodeParams *launch)
+{
+    lowlat_graph *graph;
+    CUresult result;
+    int mode;
+    if (!lowlat_graph_trim(lowlat_graph_budget - 1) || (graph = calloc(1, sizeof *graph)) == NULL)
+        return NULL;
+    mode = lowlat_relax_capture(CU_STREAM_CAPTURE_MODE_RELAXED);
+    result = lowlat_graphs.create(&graph->graph, 0);
+    if (result == CUDA_SUCCESS)
+        result = lowlat_graphs.add_kernel(&graph->node, graph->graph, NULL, 0, launch);
+    if (result == CUDA_SUCCESS)
+        result = lowlat_graphs.instantiate(&graph->exec, graph->graph, 0);
+    lowlat_relax_capture(mode);
+    if (result != CUDA_SUCCESS) {
+        if (graph->graph != NULL)
+            lowlat_graphs.destroy(graph->graph);
+        free(graph);
+        return NULL;
+    }
+    graph->stream = stream;
+    graph->context = context;
+    graph->first = first;
+    graph->hot = hot;
+    graph->next = *first;
+    *first = graph;
+    graph->older = lowlat_newest_graph;
+    if (graph->older != NULL)
+        graph->older->newer = graph;
+    lowlat_newest_graph = graph;
+    lowlat_graph_count++;
+    return graph;
+}
+
+/* Without the GIL. */
+static CUresult lowlat_graph_launch(lowlat_graph *graph, const CUkernelNodeParams *launch)
+{
+    int mode = CU_STREAM_CAPTURE_MODE_RELAXED, first = !graph->launched;
+    CUresult result = lowlat_graphs.set_parameters(graph->exec, graph->node, launch);
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (first)
+        mode = lowlat_relax_capture(mode);
+    result = lowlat_graphs.launch(graph->exec, graph->stream);
+    if (first)
+        lowlat_relax_capture(mode);
+    graph->launched = 1;
+    return result;
+}
+
+static int lowlat_forks; /* between this process and the one that imported lowlat */
+
+/* In a forked child no handle means anything. */
+static void lowlat_graphs_forked(void)
+{
+    lowlat_graph *graph;
+    lowlat_forks++;
+    for (graph = lowlat_newest_graph; graph != NULL; graph = graph->older) {
+        graph->exec = NULL;
+        graph->graph = NULL;
+        graph->busy = 0;
+        graph->stream = (CUstream)~(uintptr_t)0; /* no stream's */
+    }
+}
+
+/* ---- sequences: several launches as one graph ---------------------------- */
+
+/* One launch of a sequence: its node, and what the node was last given. */
+typedef struct {
+    void *owner; /* the SequenceGraph */
+    CUgraphNode node; /* NULL where the grid was empty */
+    CUkernelNodeParams given; /* less its parameters */
+    CUstream stream;
+    int reached; /* the call has come to its launch */
+    int empty;   /* which launches nothing, over an empty grid */
+    size_t size;
+    unsigned char *bytes; /* the parameters */
+} lowlat_step;
+
+/* Of this thread: who collects its calls, how deep in such a call it is, and
+ * the step that takes the place of the launch that it is on its way to. */
+static __thread void *lowlat_recorder;
+static __thread int lowlat_depth;
+static __thread lowlat_step *lowlat_current_step;
+
+static inline void *lowlat_get_recorder(void) { return lowlat_recorder; }
+static inline void lowlat_set_recorder(void *recorder) { lowlat_recorder = recorder; }
+static inline int lowlat_deeper(int by) { return lowlat_depth += by; }
+static inline lowlat_step *lowlat_get_step(void) { return lowlat_current_step; }
+static inline void lowlat_set_step(lowlat_step *step) { lowlat_current_step = step; }
+
+/* The step's bytes become these; returns whether they were others, -1 without memory. */
+static inline int lowlat_step_bytes(lowlat_step *step, const void *bytes, size_t size)
+{
+    unsigned char *copy = step->bytes;
+    if (step->size == size && copy != NULL && memcmp(copy, bytes, size) == 0)
+        return 0;
+    if (step->size != size || copy == NULL) {
+        copy = realloc(step->bytes, size + 1);
+        if (copy == NULL)
+            return -1;
+        step->bytes = copy;
+        step->size = size;
+    }
+    memcpy(copy, bytes, size);
+    return 1;
+}
+
+/* ---- which of the two ways is faster here ------------------------------- */
+
+enum { LOWLAT_SAMPLES = 64, LOWLAT_FIRST_SAMPLES = 8, LOWLAT_DEVICES = 64 };
+enum { LOWLAT_BY_DRIVER = 0, LOWLAT_BY_GRAPH = 1 };
+
+/* Nanoseconds of real launches, taken in turns; the first few are not kept. */
+typedef struct {
+    int count[2];
+    int64_t samples[2][LOWLAT_SAMPLES];
+    int64_t median[2];
+    int known; /* both medians are */
+} lowlat_race;
+
+static lowlat_race lowlat_races[LOWLAT_DEVICES];
+
+static int lowlat_compare_samples(const void *left, const void *right)
+{
+    int64_t a = *(const int64_t *)left, b = *(const int64_t *)right;
+    return (a > b) - (a < b);
+}
+
+static void lowlat_race_note(lowlat_race *race, int way, int64_t nanoseconds)
+{
+    int index = race->count[way] - LOWLAT_FIRST_SAMPLES;
+    if (race->known || index >= LOWLAT_SAMPLES)
+        return;
+    if (index >= 0)
+        race->samples[way][index] = nanoseconds;
+    race->count[way]++;
+    for (way = 0; way < 2; ++way)
+        if (race->count[way] < LOWLAT_FIRST_SAMPLES + LOWLAT_SAMPLES)
+            return;
+    for (way = 0; way < 2; ++way) {
+        qsort(race->samples[way], LOWLAT_SAMPLES, sizeof **race->samples, lowlat_compare_samples);
+        race->median[way] = race->samples[way][LOWLAT_SAMPLES / 2];
+    }
+    race->known = 1;
+}
+
+static inline int64_t lowlat_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+#endif

@@ -1,0 +1,165 @@
+"""`lowlat.record()`: a sequence of launches that is replayed as one CUDA graph, with new arguments."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from typing import Any
+
+from . import _fast
+
+
+class NotRecordable(RuntimeError):
+    """A launch cannot be part of a sequence; the message says which, and why."""
+
+
+class Changed(NotRecordable):
+    """A launch of a sequence is another kernel's now, or on another stream."""
+
+
+_fast.configure_sequences(not_recordable=NotRecordable, changed=Changed)
+
+
+def record(*names: str, on_change: str = "record") -> Sequence:
+    """`with lowlat.record(...) as sequence:` the launches that this thread makes inside, of lowlat's kernels, tuners
+    and heuristics, are made as always and collected; `sequence.replay(...)` then makes them all again, as one graph.
+
+    `names` are arguments that replays give new values by position: `"x"` for each argument of that name, `"norm.x"` for
+    those of kernel `norm` alone, `"2.x"` for that of launch 2 (from 0); `"2.grid"` is a grid.  By keyword a replay can
+    give any argument a new value.
+
+    `on_change` says what becomes of a replay whose launches are not those of the graph: because an argument makes it
+    another specialisation, because a hook is set, a tuner's choice is another, the stream is another or is captured.
+    "record": the launches are made one by one, as without a sequence, and the graph is made anew where it has to be.
+    "raise": NotRecordable, and nothing is launched.
+
+    Raises ValueError for another `on_change`, RuntimeError where this thread records already, and, when the block ends,
+    NotRecordable for a launch that lowlat would not make natively, or not on one stream with the others, or with
+    attributes (cooperative, PDL, clusters).  Those launches have been made, then.
+    """
+    if on_change not in ("record", "raise"):
+        raise ValueError(f"on_change is {on_change!r}, must be 'record' or 'raise'")
+    return Sequence(names, on_change)
+
+
+class Sequence:
+    """What `record()` collects.  It holds every argument of its launches, tensors included, until it goes."""
+
+    def __init__(self, names: tuple[str, ...], on_change: str) -> None:
+        self._names, self.on_change = names, on_change
+        self._calls: list[_fast.Call] = []
+        self._graph: _fast.SequenceGraph | None = None
+        self._places: dict[str, list[tuple[_fast.Call, int]]] = {}
+        self._lock = threading.Lock()
+        self._replays: Counter[str] = Counter()
+        self._recorded = False
+
+    def __enter__(self) -> Sequence:
+        if self._recorded:
+            raise RuntimeError("this sequence has been recorded; record() makes another")
+        _fast.start_recording(self._calls)
+        self._recorded = True
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        _fast.stop_recording()
+        if kind is not None:
+            self._calls.clear()
+            return
+        try:
+            self._graph = _fast.SequenceGraph(self._calls)
+            self._name_places()
+            self._one_value_each(self._names)
+        except BaseException:
+            self._calls.clear()
+            raise
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def __repr__(self) -> str:
+        return f"<lowlat sequence of {len(self)} launches>"
+
+    @property
+    def replays(self) -> dict[str, int]:
+        """How many replays were launched as a graph ("graph"), and how many one by one, by the reason."""
+        return dict(self._replays)
+
+    @property
+    def patched(self) -> int:
+        """Launches that the last replay as a graph had to change."""
+        return 0 if self._graph is None else self._graph.changes
+
+    def replay(self, *values: Any, **named: Any) -> None:
+        """Make all the launches again, on the current stream, without waiting for the GPU; an argument that is given no
+        new value has the one it had in the replay before.
+
+        Raises TypeError for more values than `record` was given names, KeyError for a name that no launch has,
+        ValueError for one that stands for different values in different launches, NotRecordable as said at `record`,
+        and what a launch itself raises.
+        """
+        with self._lock:
+            if self._graph is None:
+                raise RuntimeError("nothing has been recorded")
+            if len(values) > len(self._names):
+                raise TypeError(f"replay() takes {len(self._names)} values by position, as many as record() got names; "
+                                f"{len(values)} were given")
+            before = []
+            try:
+                for name, value in (*zip(self._names, values), *named.items()):
+                    self._one_value_each((name, ))
+                    for call, index in self._places[name]:
+                        before.append((call, index, call.set(index, value)))
+                self._launch(self._graph)
+            except BaseException:
+                for call, index, value in reversed(before):
+                    call.set(index, value)
+                raise
+
+    def _launch(self, graph: _fast.SequenceGraph) -> None:
+        changed = False
+        try:
+            reason = graph.replay()
+        except NotRecordable as error:
+            reason, changed = str(error), isinstance(error, Changed)
+        if reason is None:
+            self._replays["graph"] += 1
+            return
+        if self.on_change == "raise":
+            raise NotRecordable(reason)
+        for call in self._calls:
+            call.launch()
+        self._replays[reason] += 1
+        if changed:
+            try:
+                self._graph = _fast.SequenceGraph(self._calls)
+            except NotRecordable:
+                pass  # until it can be: the next replay finds out
+
+    def _name_places(self) -> None:
+        for number, call in enumerate(self._calls):
+            arguments = {**call.arguments(), "grid": -1} if call.has_grid() else call.arguments()
+            for name, index in arguments.items():
+                for key in (name, f"{call.name()}.{name}", f"{number}.{name}"):
+                    self._places.setdefault(key, []).append((call, index))
+
+    def _one_value_each(self, names: tuple[str, ...]) -> None:
+        for name in names:
+            if name not in self._places:
+                raise KeyError(f"{name!r}: no launch of this sequence has such an argument; they have "
+                               f"{', '.join(sorted(self._places))}")
+            first, *others = [call.get(index) for call, index in self._places[name]]
+            if not all(_same(value, first) for value in others):
+                ways = [key for key in self._places if key.endswith(f".{name}") and key.split(".")[0].isdecimal()]
+                raise ValueError(f"{name!r} stands for different values; say one of {', '.join(ways)}")
+
+
+def _same(left: Any, right: Any) -> bool:
+    """Whether two arguments are one and the same: objects by identity, numbers, strings and tuples of such by value."""
+    if left is right:
+        return True
+    if type(left) is not type(right) or type(left) not in (int, float, str, tuple):
+        return False
+    if type(left) is tuple:
+        return len(left) == len(right) and all(map(_same, left, right))
+    return bool(left == right)

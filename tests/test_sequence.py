@@ -1,0 +1,484 @@
+"""`lowlat.record()`: what is recorded is launched as always; what is replayed are the launches that the same calls
+would be, made as one graph or, where that is not the same, one by one."""
+
+import gc
+import itertools
+import threading
+
+import pytest
+import triton
+import triton.language as tl
+from triton import knobs
+
+import lowlat
+from lowlat import _fast, null
+from oracle import aligned, outcome, unaligned
+
+pytestmark = [pytest.mark.null, pytest.mark.torch]
+
+GRID = (3, )
+
+
+def norm(x, w, out, n, eps, BLOCK: tl.constexpr):
+    tl.store(out, n)
+
+
+def rope(out, pos, BLOCK: tl.constexpr = 16):
+    tl.store(out, pos)
+
+
+def read(x):
+    return tl.load(x)
+
+
+def many(x, t, flag, name: tl.constexpr):
+    tl.store(x, t[0])
+
+
+def copied(d, n):
+    d.store([0, 0], d.load([0, 0]) + n)
+
+
+@pytest.fixture(autouse=True)
+def sound():
+    before = null.violations(), null.spoilt_captures(), null.graphs()
+    yield
+    gc.collect()
+    assert (null.violations(), null.spoilt_captures(), null.graphs()) == before
+
+
+class Both:
+    """The same calls by Triton and by lowlat; `step(norm, rope)` makes them."""
+
+    def __init__(self, step, functions=(norm, rope), make=lambda library, function: library.jit(function)):
+        self.step = step
+        self.triton = [make(triton, function) for function in functions]
+        self.lowlat = [make(lowlat, function) for function in functions]
+
+    def record(self, *names, step=None, **options):
+        step = step or self.step
+        with lowlat.record(*names, **options) as sequence:
+            step(*self.lowlat)
+        return sequence
+
+    def check(self, replay, step=None, by="cuGraphLaunch"):
+        """The replay's launches are those of `step` by Triton, and how they are made."""
+        step = step or self.step
+        expected = outcome(lambda: step(*self.triton))
+        actual = outcome(replay)
+        assert actual.error == expected.error and actual.launches == expected.launches
+        if by is not None:
+            assert {launch.call for launch in actual.launches} == {by}
+        return actual
+
+
+def decode(x, w, out, n, pos):
+    def step(norm, rope):
+        norm[GRID](x, w, out, n, 1e-5, BLOCK=32)
+        rope[(2, 2)](out, pos)
+        norm[(7, )](out, w, x, n, 1e-6, 64)
+
+    return step
+
+
+def test_it_is_launched_once_and_replayed():
+    x, w, out = aligned(), aligned(), aligned()
+    both = Both(decode(x, w, out, 7, 100))
+    for _ in range(2):  # not learnt yet, and learnt
+        with null.record() as launches:
+            sequence = both.record()
+        assert len(launches) == 3 and "cuGraphLaunch" not in {launch.call for launch in launches}
+        for _ in range(3):
+            both.check(sequence.replay)
+            assert sequence.patched == 0
+        assert len(sequence) == 3 and sequence.replays == {"graph": 3}
+        assert repr(sequence) == "<lowlat sequence of 3 launches>"
+
+
+def test_new_values():
+    x, w, out = aligned(), aligned(), aligned()
+    both = Both(decode(x, w, out, 7, 100))
+    sequence = both.record("pos", "n", "0.x")
+    other = aligned(128)
+
+    def step(x0, n, pos, grid=(2, 2)):
+        def calls(norm, rope):
+            norm[GRID](x0, w, out, n, 1e-5, BLOCK=32)
+            rope[grid](out, pos)
+            norm[(7, )](out, w, x, n, 1e-6, 64)
+
+        return calls
+
+    both.check(lambda: sequence.replay(101), step(x, 7, 101))
+    assert sequence.patched == 1
+    both.check(lambda: sequence.replay(102, 9), step(x, 9, 102))
+    assert sequence.patched == 3
+    both.check(lambda: sequence.replay(pos=103), step(x, 9, 103))  # n has stayed
+    both.check(lambda: sequence.replay(103, 9, other), step(other, 9, 103))
+    assert sequence.patched == 1
+    both.check(lambda: sequence.replay(**{"rope.pos": 5, "1.grid": (4, 5, 6)}), step(other, 9, 5, (4, 5, 6)))
+    both.check(lambda: sequence.replay(**{"1.grid": lambda meta: (meta["pos"], )}), step(other, 9, 5, (5, )))
+    both.check(lambda: sequence.replay(pos=6), step(other, 9, 6, (6, )))  # the callable is asked each time
+    assert sequence.replays == {"graph": 7}
+
+
+def test_what_is_another_specialisation_is_recorded_again():
+    x, w, out = aligned(), aligned(), aligned()
+    both = Both(decode(x, w, out, 7, 100))
+    sequence = both.record("pos")
+    for pos in (16, 1, 2**40, 3, True, 1.5):
+        both.check(lambda pos=pos: sequence.replay(pos), decode(x, w, out, 7, pos), by=None)
+        both.check(lambda pos=pos: sequence.replay(pos), decode(x, w, out, 7, pos))
+    shifted = unaligned()
+    both.check(lambda: sequence.replay(3, **{"0.x": shifted}), by=None, step=lambda norm, rope: (
+        norm[GRID](shifted, w, out, 7, 1e-5, BLOCK=32), rope[(2, 2)](out, 3), norm[(7, )](out, w, x, 7, 1e-6, 64)))
+    assert sequence.replays["graph"] >= 6 and any("launch 1 (rope)" in reason for reason in sequence.replays)
+
+
+def test_or_refused():
+    x, w, out = aligned(), aligned(), aligned()
+    both = Both(decode(x, w, out, 7, 100))
+    sequence = both.record("pos", on_change="raise")
+    both.check(lambda: sequence.replay(101), decode(x, w, out, 7, 101))
+    for pos in (16, 1, 2**40):
+        with null.record() as launches:
+            with pytest.raises(lowlat.NotRecordable, match=r"launch 1 \(rope\): (it would go to Triton|its arguments)"):
+                sequence.replay(pos)
+        assert not launches
+        both.check(sequence.replay, decode(x, w, out, 7, 101))  # the value of before
+    knobs.runtime.launch_enter_hook.add(id)
+    with pytest.raises(lowlat.NotRecordable, match="launch hook"):
+        sequence.replay(102)
+    knobs.runtime.launch_enter_hook.remove(id)
+    both.check(lambda: sequence.replay(103), decode(x, w, out, 7, 103))
+
+
+def test_live_state_is_observed():
+    x, w, out = aligned(), aligned(), aligned()
+    both = Both(decode(x, w, out, 7, 100))
+    sequence = both.record()
+    seen = []
+    knobs.runtime.launch_enter_hook.add(seen.append)
+    both.check(sequence.replay, by="cuLaunchKernelEx")
+    assert len(seen) == 6
+    knobs.runtime.launch_enter_hook.remove(seen.append)
+    both.check(sequence.replay)
+    for kernels in (both.triton, both.lowlat):
+        kernels[1].add_pre_run_hook(lambda *args, **kwargs: seen.append(args))
+    both.check(sequence.replay, by="cuLaunchKernelEx")
+    assert len(seen) == 8
+    for kernels in (both.triton, both.lowlat):
+        kernels[1].pre_run_hooks.clear()
+        kernels[1].device_caches[0][0].clear()
+    both.check(sequence.replay, by="cuLaunchKernelEx")
+    both.check(sequence.replay)
+    both.lowlat[0].route = "wrapper"
+    both.check(sequence.replay, by="cuLaunchKernelEx")
+    both.lowlat[0].route = None
+    both.check(sequence.replay, by="cuLaunchKernelEx")
+    both.check(sequence.replay)
+
+
+def test_streams_and_captures():
+    x, w, out = aligned(), aligned(), aligned()
+    both = Both(decode(x, w, out, 7, 100))
+    null.set_stream(0x1000)
+    sequence = both.record()
+    both.check(sequence.replay)
+    null.set_stream(0x2000)
+    both.check(sequence.replay, by="cuLaunchKernelEx")
+    both.check(sequence.replay)
+    null.set_capturing(0x1000)
+    both.check(sequence.replay)
+    null.set_capturing(0x1000, False)
+    null.set_capturing(0x2000)
+    both.check(sequence.replay, by="cuLaunchKernelEx")  # into the capture
+    null.clear_capturing()
+    both.check(sequence.replay)
+    null.set_stream(2)
+    both.check(sequence.replay, by="cuLaunchKernelEx")
+    both.check(sequence.replay, by="cuLaunchKernelEx")  # another stream in each thread
+    null.set_device(1)
+    both.check(sequence.replay, by="cuLaunchKernelEx")
+    both.check(sequence.replay)
+
+
+def test_empty_grids():
+    out = aligned()
+    both = Both(lambda norm, rope: (rope[(0, )](out, 5), rope[(3, )](out, 6), rope[(0, 1)](out, 5)))
+    sequence = both.record("0.grid", "1.grid")
+    both.check(sequence.replay)
+    for first, second in itertools.product(((0, ), (2, ), (0, ), (3, )), ((1, ), (0, 0), (-1, ), (4, ))):
+        step = lambda norm, rope: (rope[first](out, 5), rope[second](out, 6), rope[(0, 1)](out, 5))  # noqa: B023, E731
+        for _ in range(2):
+            both.check(lambda: sequence.replay(first, second), step, by=None)  # noqa: B023
+    nothing = both.record(step=lambda norm, rope: None)
+    both.check(nothing.replay, lambda norm, rope: None, by=None)
+    assert len(nothing) == 0 and nothing.replays == {"graph": 1}
+
+
+def test_other_arguments():
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    x, d = aligned(4096), TensorDescriptor(aligned(4096), [64, 64], [64, 1], [16, 32])
+    both = Both(lambda many, copied: (many[GRID](x, (5, (x, 7.5)), True, "a"), copied[GRID](d, 5)), (many, copied))
+    sequence = both.record("t", "d")
+    both.check(sequence.replay)
+    other, tensor = TensorDescriptor(aligned(8192), [64, 64], [64, 1], [16, 32]), aligned()
+    both.check(lambda: sequence.replay((6, (tensor, 1.5)), other),
+               lambda many, copied: (many[GRID](x, (6, (tensor, 1.5)), True, "a"), copied[GRID](other, 5)))
+    assert sequence.patched == 2
+    other.base = d.base  # what is inside is looked at again
+    both.check(sequence.replay, lambda many, copied: (many[GRID](x, (6, (tensor, 1.5)), True, "a"),
+                                                      copied[GRID](other, 5)))
+    assert sequence.patched == 1
+
+
+def test_tuners_and_heuristics():
+    x, out = aligned(), aligned()
+    asked = []
+
+    def make(library, function):
+        if function is rope:
+            return library.autotune([triton.Config({"BLOCK": 32}), triton.Config({"BLOCK": 64})], key=["pos"])(
+                library.jit(function))
+        return library.heuristics({"BLOCK": lambda args: asked.append(args["n"]) or 16 * (args["n"] % 2 + 1)})(
+            library.jit(function))
+
+    def step(n):
+        return lambda norm, rope: (norm[GRID](x, x, out, n, 0.5), rope[(2, )](out, 5),
+                                   rope.run(out, 5, grid=(4, ), warmup=False))
+
+    both = Both(step(6), make=make)
+    both.step(*both.triton)
+    both.step(*both.lowlat)
+    sequence = both.record("n")
+    asked.clear()
+    both.check(sequence.replay)
+    assert asked == [6, 6]
+    both.check(lambda: sequence.replay(8), step(8))
+    both.check(lambda: sequence.replay(7), step(7), by=None)
+    assert list(sequence._calls[2].arguments()) == ["out", "pos", "grid", "warmup"]
+    for kernel in (both.triton[1], both.lowlat[1]):  # a tuner's choice is looked up again
+        for key in kernel.cache:
+            kernel.cache[key] = kernel.configs[1]
+    both.check(sequence.replay, step(7), by=None)
+
+
+def test_launches_by_the_way():
+    """What a grid callable launches is launched, in a replay, too, and is no launch of the sequence."""
+    x, out = aligned(), aligned()
+
+    def step(norm, rope):
+        def grid(meta):
+            rope[(9, )](out, 5)
+            return (2, )
+
+        norm[grid](x, x, out, 6, 0.5, 16)
+        rope[GRID](out, 7)
+
+    both = Both(step)
+    for _ in range(2):
+        step(*both.triton), step(*both.lowlat)
+    sequence = both.record()
+    assert len(sequence) == 2
+    with null.record() as launches:
+        sequence.replay()
+    assert [(launch.call, launch.kernel, launch.grid[0]) for launch in launches] == [
+        ("cuLaunchKernelEx", "rope", 9), ("cuGraphLaunch", "norm", 2), ("cuGraphLaunch", "rope", 3)]
+
+
+# ---- what cannot be recorded ----------------------------------------------------------------------------------------
+
+
+def wrapped(kernel):
+    kernel.route = "wrapper"
+    return kernel
+
+
+@pytest.mark.parametrize("spoil, reason", [
+    (lambda kernel, out: kernel[GRID](out, 5, launch_pdl=True), "launch 1 .rope.: the launch is cooperative"),
+    (lambda kernel, out: kernel[GRID](out, 5, num_ctas=2), "clusters"),
+    (lambda kernel, out: wrapped(kernel)[GRID](out, 5), "the wrapper route: kernel.route is 'wrapper'"),
+    (lambda kernel, out: null.set_stream(0x3000) or kernel[GRID](out, 5), "another stream or device than those before"),
+    (lambda kernel, out: kernel.add_pre_run_hook(lambda *args, **kwargs: None) or kernel[GRID](out, 5), "pre-run hook"),
+])
+def test_refused_when_recorded(spoil, reason):
+    x, w, out = aligned(), aligned(), aligned()
+    both = Both(None)
+    with null.record() as launches:
+        with pytest.raises(lowlat.NotRecordable, match=reason):
+            with lowlat.record() as sequence:
+                both.lowlat[0][GRID](x, w, out, 5, 0.5, 16)
+                spoil(both.lowlat[1], out)
+    assert len(launches) == 2 and len(sequence) == 0  # and they have been launched
+    with pytest.raises(RuntimeError, match="nothing has been recorded"):
+        sequence.replay()
+
+
+@pytest.mark.parametrize("name", ["cuGraphCreate", "cuGraphAddKernelNode_v2", "cuGraphInstantiateWithFlags"])
+def test_the_driver_refuses_to_make_one(name):
+    x, w, out = aligned(), aligned(), aligned()
+    both = Both(decode(x, w, out, 7, 100))
+    null.fail(name, 2)
+    with pytest.raises(lowlat.NotRecordable, match="the driver refused a graph: out of memory"):
+        both.record()
+    sequence = both.record()
+    both.check(sequence.replay)
+
+
+@pytest.mark.parametrize("name", ["cuGraphExecKernelNodeSetParams_v2", "cuGraphLaunch"])
+def test_the_driver_refuses_a_replay(name):
+    x, w, out = aligned(), aligned(), aligned()
+    both = Both(decode(x, w, out, 7, 100))
+    sequence = both.record("pos")
+    null.fail(name, 1)
+    both.check(lambda: sequence.replay(101), decode(x, w, out, 7, 101), by="cuLaunchKernelEx")
+    both.check(sequence.replay, decode(x, w, out, 7, 101))
+    both.check(lambda: sequence.replay(102), decode(x, w, out, 7, 102))
+
+
+def test_a_device_that_fails():
+    x, w, out = aligned(), aligned(), aligned()
+    both = Both(decode(x, w, out, 7, 100))
+    sequence = both.record()
+    expected = outcome(lambda: both.step(*both.triton), before=lambda: null.fail("cuLaunchKernelEx", 700))
+    actual = outcome(sequence.replay, before=lambda: null.fail("cuLaunchKernelEx", 700))
+    assert actual.error == expected.error is not None
+    null.fail("", 0, 0)
+    both.check(sequence.replay)
+
+
+def test_errors_of_the_calls():
+    x, w, out = aligned(), aligned(), aligned()
+    both = Both(decode(x, w, out, 7, 100))
+    sequence = both.record("0.grid")
+
+    def refuses(meta):
+        raise PermissionError("not today")
+
+    with null.record() as launches, pytest.raises(PermissionError, match="not today"):
+        sequence.replay(refuses)
+    assert not launches
+    both.check(sequence.replay)  # over the grid of before
+    with lowlat.record() as failed:
+        both.lowlat[0][GRID](x, w, out, 7, 1e-5, 32)
+        with pytest.raises(TypeError):
+            both.lowlat[1][GRID]()  # launches nothing, so is not in it
+    assert len(failed) == 1
+    with pytest.raises(ZeroDivisionError), lowlat.record() as aborted:
+        both.lowlat[0][GRID](x, w, out, 7, 1e-5, 32)
+        raise ZeroDivisionError
+    assert len(aborted) == 0
+    both.check(both.record().replay)  # the next recording is as if nothing had been
+
+
+def test_wrong_use():
+    x, w, out = aligned(), aligned(), aligned()
+    both = Both(decode(x, w, out, 7, 100))
+    with pytest.raises(ValueError, match="on_change is 'ask', must be 'record' or 'raise'"):
+        lowlat.record(on_change="ask")
+    with pytest.raises(KeyError, match="'position': no launch of this sequence has such an argument; they have"):
+        both.record("position")
+    with pytest.raises(ValueError, match="'x' stands for different values; say one of 0.x, 2.x"):
+        both.record("x")
+    sequence = both.record("pos")
+    with pytest.raises(TypeError, match="takes 1 values by position, as many as record"):
+        sequence.replay(1, 2)
+    with pytest.raises(KeyError, match="'y'"):
+        sequence.replay(5, y=3)
+    both.check(sequence.replay)  # 5 is not there
+    with pytest.raises(RuntimeError, match="has been recorded"):
+        with sequence:
+            pass
+    with lowlat.record(), pytest.raises(RuntimeError, match="recording already"):
+        with lowlat.record():
+            pass
+
+
+def test_warmups_are_not_launches():
+    x, out = aligned(), aligned()
+    kernel = lowlat.jit(rope)
+    with lowlat.record() as sequence:
+        kernel.warmup(x, 5, grid=GRID)
+        kernel.run(x, 5, grid=GRID, warmup=True)
+        kernel[GRID](out, 5)
+    assert len(sequence) == 1
+
+
+# ---- threads and lifetimes ------------------------------------------------------------------------------------------
+
+
+def test_threads():
+    """A recording is one thread's; what other threads launch meanwhile is theirs, and so while one replays."""
+    x, w, out = aligned(), aligned(), aligned()
+    both = Both(decode(x, w, out, 7, 100))
+    both.step(*both.lowlat)
+    inside, go_on, done = threading.Event(), threading.Event(), threading.Event()
+
+    def launch():
+        inside.wait()
+        both.step(*both.lowlat)
+        go_on.set()
+        while not done.is_set():
+            both.lowlat[1][(5, )](out, 77)
+
+    thread = threading.Thread(target=launch)
+    thread.start()
+    with lowlat.record("pos") as sequence:
+        both.lowlat[0][GRID](x, w, out, 7, 1e-5, 32)
+        inside.set()
+        go_on.wait()
+        both.lowlat[1][GRID](out, 9)
+    assert len(sequence) == 2
+    with null.record() as launches:
+        for pos in range(100, 300):
+            sequence.replay(pos + (pos % 16 == 0))
+        done.set()
+        thread.join()
+    mine = [launch for launch in launches if launch.call == "cuGraphLaunch"]
+    assert [int.from_bytes(launch.parameters[1], "little") for launch in mine[1::2]] == [
+        pos + (pos % 16 == 0) for pos in range(100, 300)]
+    assert all(launch.grid == (5, 1, 1) for launch in launches if launch.call != "cuGraphLaunch")
+
+
+def test_one_sequence_in_many_threads():
+    x, w, out = aligned(), aligned(), aligned()
+    both = Both(decode(x, w, out, 7, 100))
+    sequence = both.record("pos")
+    null.linger(3)
+
+    def work():
+        null.set_device(0)
+        for pos in (3, 5, 7, 9) * 10:
+            sequence.replay(pos)
+
+    with null.record() as launches:
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(launches) == 3 * 8 * 40 and sequence.replays == {"graph": 320}
+
+
+def test_arguments_go_with_the_sequence():
+    import weakref
+
+    both = Both(None)
+    x, out = aligned(), aligned()
+    sequence = both.record("out", step=lambda norm, rope: rope[GRID](out, 5))
+    gone = weakref.ref(out)
+    del out
+    assert gone() is not None
+    sequence.replay(x)
+    gc.collect()
+    assert gone() is None
+    before = null.graphs()
+    del sequence
+    gc.collect()
+    assert null.graphs() == before - 1
+
+
+def test_module_globals():
+    assert _fast.SUBMISSION_NAMES and lowlat.Sequence.__doc__ and lowlat.record.__doc__
