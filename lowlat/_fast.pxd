@@ -244,11 +244,13 @@ cdef class Call:
     cdef tuple names  # of the last of `values`
     cdef int through
     cdef object place  # (device, stream) where it was recorded
+    cdef bint by_triton  # Triton's Autotuner or Heuristics made it, and may have more to do before
 
 
 @cython.final
 cdef class SequenceGraph:
     cdef list calls
+    cdef Py_ssize_t count
     cdef lowlat_step* steps  # one per call
     cdef void* context
     cdef void* stream_
@@ -445,7 +447,7 @@ cdef class State:
     cdef bint launch_blocking    # CUDA_LAUNCH_BLOCKING, as the driver read it
     cdef uint32_t graph_after    # launches until a plan gets a graph
     cdef object way_variable
-    cdef object not_recordable, changed
+    cdef object not_recordable, changed, outer_module
     cdef uint64_t generation     # counts refreshes
     cdef uint64_t tickets        # and those begun
     cdef object get_device, get_stream

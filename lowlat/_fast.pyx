@@ -2410,7 +2410,8 @@ cdef PyObject* launch_recorded(PyObject* target, bint is_kernel, PyObject* grid,
     try:
         call = Call(<object>target, None if grid == NULL else <object>grid,
                     list(values_of(args, positional + keywords)),
-                    tuple([<object>names[i] for i in range(keywords)]), through == THROUGH_RUN, place)
+                    tuple([<object>names[i] for i in range(keywords)]), through == THROUGH_RUN, place,
+                    sys._getframe().f_globals.get("__name__") == state.outer_module)
         if not call.warmup():
             (<object>recorder).append(call)
     except BaseException:
@@ -2506,8 +2507,9 @@ cdef int raise_of_call(Py_ssize_t number, Call call, error) except -1:
 cdef class Call:
     """A call as it came: `target[grid](...)`, or `target.run(...)`."""
 
-    def __init__(self, target, grid, list values, tuple names, bint through_run, place=None):
+    def __init__(self, target, grid, list values, tuple names, bint through_run, place=None, bint by_triton=False):
         self.target, self.grid, self.values, self.names, self.place = target, grid, values, names, place
+        self.by_triton = by_triton
         self.through = THROUGH_RUN if through_run else THROUGH_GETITEM
 
     def name(self):
@@ -2561,7 +2563,8 @@ cdef class SequenceGraph:
         self.steps = <lowlat_step*>calloc(len(calls) + 1, sizeof(lowlat_step))
         if self.steps == NULL:
             raise MemoryError()
-        for i in range(len(calls)):
+        self.count = len(calls)
+        for i in range(self.count):
             self.steps[i].owner = <void*>self
         self.forks = lowlat_forks
 
@@ -2571,9 +2574,12 @@ cdef class SequenceGraph:
         if reason is not None:
             raise state.not_recordable(reason)
         places = [(<Call>call).place for call in self.calls if (<Call>call).place is not None]
-        for call in self.calls:
+        for i, call in enumerate(self.calls):
+            if (<Call>call).by_triton:
+                raise_of_call(i, call, state.not_recordable(
+                    "it came from Triton's own Autotuner or Heuristics; those of lowlat's can be recorded"))
             if (<Call>call).place is not None and (<Call>call).place != places[0]:
-                raise_of_call(self.calls.index(call), call, state.not_recordable(
+                raise_of_call(i, call, state.not_recordable(
                     "it was on another stream or device than those before it"))
         driver.current_context(&self.context)
         mode = lowlat_relax_capture(CU_STREAM_CAPTURE_MODE_RELAXED)
@@ -2592,7 +2598,7 @@ cdef class SequenceGraph:
             if self.graph != NULL:
                 lowlat_graphs.destroy(self.graph)
         if self.steps != NULL:
-            for i in range(len(self.calls)):
+            for i in range(self.count):
                 free(self.steps[i].bytes)
         free(self.steps)
 
@@ -2611,6 +2617,11 @@ cdef class SequenceGraph:
         cdef CUgraphExec executable = self.exec_
         cdef void* stream
         self.patched = 0
+        place = current_place()
+        if place is not None:  # a look ahead, so that callables are not called in vain
+            reason = self.obstacle(<void*><uint64_t>place[1], False)
+            if reason is not None:
+                return reason
         self.go()
         stream = self.stream_
         reason = self.obstacle(stream, True)
@@ -2633,6 +2644,7 @@ cdef class SequenceGraph:
         return self.patched
 
     cdef object obstacle(self, void* stream, bint to_launch):
+        """Why there can be no graph for this stream, or this one cannot be launched into it now; or None."""
         cdef int capturing = 0
         cdef void* context = NULL
         if lowlat_graphs_missing != NULL:
@@ -2643,14 +2655,16 @@ cdef class SequenceGraph:
             return SUBMISSIONS_TEXT["blocking"]
         if driver.current_context(&context) != 0 or context == NULL:
             return "the thread has no CUDA context"
-        if not to_launch:
+        if self.exec_ == NULL:
             return None
-        if context != self.context:
-            return SUBMISSIONS_TEXT["other context"]
+        if lowlat_get_recorder() != NULL:
+            return "this thread is recording: the launches are to be collected"
         if stream == <void*>CU_STREAM_PER_THREAD:
             return SUBMISSIONS_TEXT["per-thread stream"]
         if lowlat_graphs.is_capturing(<CUstream>stream, &capturing) != 0 or capturing:
             return SUBMISSIONS_TEXT["capturing"]
+        if to_launch and context != self.context:
+            return SUBMISSIONS_TEXT["other context"]
         return None
 
     cdef int go(self) except -1:
@@ -2690,6 +2704,7 @@ cdef class SequenceGraph:
         cdef PyObject* grid = NULL if call.through == THROUGH_RUN else <PyObject*>call.grid
         cdef PyObject* const* names = tuple_items(<PyObject*>call.names)
         cdef PyObject* result
+        cdef lowlat_step* before = lowlat_get_step()  # a grid callable may replay another sequence
         step.reached = step.empty = False
         lowlat_set_step(step)
         try:
@@ -2698,7 +2713,7 @@ cdef class SequenceGraph:
             else:
                 result = (<Outer>call.target).call(grid, items, positional, names, keywords, call.through)
         finally:
-            lowlat_set_step(NULL)
+            lowlat_set_step(before)
         lowlat_release(result)
         if not step.reached:
             raise state.not_recordable("it launches nothing of lowlat's")
@@ -2718,10 +2733,11 @@ def stop_recording():
     state.recorders -= 1
 
 
-def configure_sequences(*, not_recordable, changed):
-    """The classes of errors."""
+def configure_sequences(*, not_recordable, changed, outer_module):
+    """The classes of errors; the module of Triton's that has Autotuner and Heuristics."""
     state.not_recordable = not_recordable
     state.changed = changed
+    state.outer_module = outer_module
 
 
 # ---- the wrapper route --------------------------------------------------------------------------------------------

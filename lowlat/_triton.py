@@ -636,5 +636,6 @@ _keys: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 
 
 constexpr_type, dtype_type, immutable_types = constexpr, dtype, _IMMUTABLE
+outer_module = Autotuner.__module__
 kernel_types = tuple(getattr(triton_jit, name) for name in ("JITFunction", "ConstexprFunction")
                      if hasattr(triton_jit, name))

@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from typing import Any
 
-from . import _fast
+from . import _fast, _triton
 
 
 class NotRecordable(RuntimeError):
@@ -17,7 +17,7 @@ class Changed(NotRecordable):
     """A launch of a sequence is another kernel's now, or on another stream."""
 
 
-_fast.configure_sequences(not_recordable=NotRecordable, changed=Changed)
+_fast.configure_sequences(not_recordable=NotRecordable, changed=Changed, outer_module=_triton.outer_module)
 
 
 def record(*names: str, on_change: str = "record") -> Sequence:
@@ -31,7 +31,8 @@ def record(*names: str, on_change: str = "record") -> Sequence:
     `on_change` says what becomes of a replay whose launches are not those of the graph: because an argument makes it
     another specialisation, because a hook is set, a tuner's choice is another, the stream is another or is captured.
     "record": the launches are made one by one, as without a sequence, and the graph is made anew where it has to be.
-    "raise": NotRecordable, and nothing is launched.
+    "raise": NotRecordable, and nothing is launched.  Grid callables and heuristics may have been called by then, and
+    are called again where the launches are made one by one.
 
     Raises ValueError for another `on_change`, RuntimeError where this thread records already, and, when the block ends,
     NotRecordable for a launch that lowlat would not make natively, or not on one stream with the others, or with
@@ -50,7 +51,8 @@ class Sequence:
         self._calls: list[_fast.Call] = []
         self._graph: _fast.SequenceGraph | None = None
         self._places: dict[str, list[tuple[_fast.Call, int]]] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._replaying = False
         self._replays: Counter[str] = Counter()
         self._recorded = False
 
@@ -101,10 +103,13 @@ class Sequence:
         with self._lock:
             if self._graph is None:
                 raise RuntimeError("nothing has been recorded")
+            if self._replaying:
+                raise RuntimeError("this sequence is being replayed, by the caller of what replays it")
             if len(values) > len(self._names):
                 raise TypeError(f"replay() takes {len(self._names)} values by position, as many as record() got names; "
                                 f"{len(values)} were given")
             before = []
+            self._replaying = True
             try:
                 for name, value in (*zip(self._names, values), *named.items()):
                     self._one_value_each((name, ))
@@ -115,6 +120,8 @@ class Sequence:
                 for call, index, value in reversed(before):
                     call.set(index, value)
                 raise
+            finally:
+                self._replaying = False
 
     def _launch(self, graph: _fast.SequenceGraph) -> None:
         changed = False

@@ -288,6 +288,35 @@ def test_launches_by_the_way():
         ("cuLaunchKernelEx", "rope", 9), ("cuGraphLaunch", "norm", 2), ("cuGraphLaunch", "rope", 3)]
 
 
+def test_replays_by_the_way():
+    """A grid callable may replay another sequence, and not the one that asks it."""
+    x, out = aligned(), aligned()
+    both = Both(None)
+    inner = both.record(step=lambda norm, rope: rope[(9, )](out, 5))
+    outer = both.record("grid", step=lambda norm, rope: norm[GRID](x, x, out, 6, 0.5, 16))
+    with null.record() as launches:
+        outer.replay(lambda meta: inner.replay() or (2, ))
+    assert [(launch.call, launch.kernel, launch.grid[0]) for launch in launches] == [
+        ("cuGraphLaunch", "rope", 9), ("cuGraphLaunch", "norm", 2)]
+    with pytest.raises(RuntimeError, match="this sequence is being replayed"):
+        outer.replay(lambda meta: outer.replay() or (2, ))
+    with null.record() as launches:
+        outer.replay()
+    assert len(launches) == 2
+
+
+def test_replays_are_recorded():
+    x, w, out = aligned(), aligned(), aligned()
+    both = Both(decode(x, w, out, 7, 100))
+    first = both.record("pos")
+    with lowlat.record("pos") as second:
+        first.replay(101)
+        both.lowlat[1][(9, )](out, 101)
+    assert len(second) == 4 and "graph" not in first.replays
+    both.check(lambda: second.replay(102), lambda norm, rope: (decode(x, w, out, 7, 102)(norm, rope),
+                                                               rope[(9, )](out, 102)))
+
+
 # ---- what cannot be recorded ----------------------------------------------------------------------------------------
 
 
@@ -314,6 +343,20 @@ def test_refused_when_recorded(spoil, reason):
     assert len(launches) == 2 and len(sequence) == 0  # and they have been launched
     with pytest.raises(RuntimeError, match="nothing has been recorded"):
         sequence.replay()
+
+
+def test_tritons_own_autotuner():
+    """It may have hooks to call before the launch, which a replay would not."""
+    out = aligned()
+    kernel = triton.autotune([triton.Config({"BLOCK": 32})], key=["pos"])(lowlat.jit(rope))
+    kernel[GRID](out, 5)
+    with pytest.raises(lowlat.NotRecordable, match=r"launch 0 \(rope\): it came from Triton's own Autotuner"):
+        with lowlat.record():
+            kernel[GRID](out, 5)
+    with lowlat.record() as sequence:
+        kernel.fn[GRID](out, 5)
+        kernel.fn.run(out, 5, grid=GRID, warmup=False)
+    assert len(sequence) == 2
 
 
 @pytest.mark.parametrize("name", ["cuGraphCreate", "cuGraphAddKernelNode_v2", "cuGraphInstantiateWithFlags"])
@@ -475,7 +518,9 @@ def test_arguments_go_with_the_sequence():
     gc.collect()
     assert gone() is None
     before = null.graphs()
-    del sequence
+    out = [sequence]  # a cycle
+    sequence.replay(**{"0.grid": lambda meta, held=out: (3, )})
+    del sequence, out
     gc.collect()
     assert null.graphs() == before - 1
 
