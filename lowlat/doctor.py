@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
 
 def findings() -> list[tuple[str, str]]:
-    """(what, finding) pairs; imports torch if it is installed, launches nothing."""
+    """(what, finding) pairs; imports torch if it is installed.  Where there is a GPU, an empty kernel is launched a few
+    hundred times, to compare the driver route with the graph route."""
     try:
         import torch
     except ImportError:
@@ -43,7 +45,32 @@ def findings() -> list[tuple[str, str]]:
         "python": "asked of Triton's driver, in Python",
         "none": "not asked yet",
     }[_torch.readers]))
+    rows.append(("route", f"{os.environ.get('LOWLAT_ROUTE', 'driver')}, for kernels that have none of their own"))
+    rows.append(("launches by graph", _compare_routes() if reason == "ok" else "not looked at: nothing is native here"))
     return rows
+
+
+def _empty() -> None:
+    pass
+
+
+def _compare_routes() -> str:
+    import triton
+
+    import lowlat
+
+    from . import _fast
+
+    device = triton.runtime.driver.active.get_current_device()
+    kernel = lowlat.jit(_empty, route="auto")
+    for _ in range(400):  # the driver's queue holds more
+        kernel[(1, )]()
+    medians = _fast.race(device)
+    if medians is None:
+        return f"not measured: {kernel.plans[-1].submitted if kernel.plans else kernel.exits}"
+    driver, graph = medians
+    taken = "would take" if 10 * graph < 9 * driver else "would not take"
+    return f"{graph / 1000:.2f} us, the plain way {driver / 1000:.2f}: route 'auto' {taken} the graph route here"
 
 
 def _driver_reason(fast: Any) -> str:
