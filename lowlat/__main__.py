@@ -11,9 +11,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lowlat", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     bench = commands.add_parser("bench", help="measure triton against lowlat, on the GPU or on the null driver")
-    bench.add_argument("--only", action="append", choices=("cases", "peers", "seed"), metavar="PART",
-                       help="cases (lowlat's paths), peers (other launchers) or seed (the two tables that the project "
-                            "began with); may be given again (default: all)")
+    bench.add_argument("--only", action="append", choices=("cases", "graphs", "peers", "seed"), metavar="PART",
+                       help="cases (lowlat's paths), graphs (launches by graph), peers (other launchers) or seed (the "
+                            "two tables that the project began with); may be given again (default: all)")
     bench.add_argument("--batches", type=int, default=40, help="batches per case and path, at least 30 (default: 40)")
     bench.add_argument("--json", type=Path, metavar="FILE", help="also write every figure to FILE")
     bench.add_argument("--plot", type=Path, metavar="FILE", help="also draw it to FILE.png and FILE.svg (to FILE alone "

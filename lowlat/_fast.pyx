@@ -19,7 +19,6 @@ from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZ
 from libc.stdint cimport INT32_MAX, INT32_MIN
 from libc.stdlib cimport calloc, free, getenv, malloc
 from libc.string cimport memcmp, memcpy, memset, strcmp
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 import enum
 import sys
@@ -2504,6 +2503,7 @@ cdef int raise_of_call(Py_ssize_t number, Call call, error) except -1:
 
 
 @cython.final
+@cython.auto_pickle(False)
 cdef class Call:
     """A call as it came: `target[grid](...)`, or `target.run(...)`."""
 
@@ -2542,16 +2542,8 @@ cdef class Call:
         return self.target[self.grid](*self.values[:positional], **named)
 
     def get(self, index):
+        """The argument there, or for -1 the grid."""
         return self.grid if index < 0 else self.values[index]
-
-    def set(self, index, value):
-        """The value that was there."""
-        before = self.get(index)
-        if index < 0:
-            self.grid = value
-        else:
-            self.values[index] = value
-        return before
 
 
 @cython.final
@@ -2718,6 +2710,18 @@ cdef class SequenceGraph:
         if not step.reached:
             raise state.not_recordable("it launches nothing of lowlat's")
         return 0
+
+
+def set_everywhere(list places, value):
+    """Give the argument at each (call, index) this value."""
+    cdef Call call
+    cdef Py_ssize_t index
+    for place in places:
+        call, index = <Call>(<tuple>place)[0], (<tuple>place)[1]
+        if index < 0:
+            call.grid = value
+        else:
+            call.values[index] = value
 
 
 def start_recording(calls):
@@ -4454,13 +4458,21 @@ def function_mode_active():
     return function_mode_enabled()
 
 
-def floor(uint64_t function, list pointers, int zeros, int threads, int shared, uint64_t stream, int count):
+def floor(uint64_t function, list pointers, int zeros, int threads, int shared, uint64_t stream, int count,
+          bint by_graph=False):
     """Nanoseconds per launch of a plain C loop of `count` calls of cuLaunchKernelEx over one block, with `pointers` as
-    the first parameters and `zeros` further words of zero: what no launcher can beat with that call.
+    the first parameters and `zeros` further words of zero: what no launcher can beat with that call.  `by_graph`: of
+    a one-node graph that gets its parameters anew each time.
 
-    Raises RuntimeError, as Triton does, if the driver refuses a launch, OSError if there is no driver."""
+    Raises RuntimeError, as Triton does, if the driver refuses a launch or the graph, OSError if there is no driver.
+    """
     cdef CUlaunchConfig config
-    cdef timespec start, stop
+    cdef CUkernelNodeParams node
+    cdef lowlat_graph* graph = NULL
+    cdef lowlat_graph* graphs = NULL
+    cdef uint32_t hot = 0
+    cdef void* context = NULL
+    cdef int64_t started
     cdef int i, _
     cdef CUresult result = 0
     cdef int words = <int>len(pointers) + zeros
@@ -4481,19 +4493,37 @@ def floor(uint64_t function, list pointers, int zeros, int threads, int shared, 
         config.block[1] = config.block[2] = 1
         config.shared = shared
         config.stream = <void*>stream
+        memset(&node, 0, sizeof(node))
+        node.function = <CUfunction>function
+        memcpy(node.grid, config.grid, sizeof(node.grid))
+        memcpy(node.block, config.block, sizeof(node.block))
+        node.shared = shared
+        node.parameters = parameters
+        if by_graph:
+            if lowlat_graphs_missing != NULL:
+                find_graphs()
+            if lowlat_graphs_missing == NULL and driver.current_context(&context) == 0:
+                graph = lowlat_graph_make(&graphs, &hot, config.stream, context, &node)
+            if graph == NULL:
+                raise RuntimeError("the driver makes no graph of this launch")
         with nogil:
-            clock_gettime(CLOCK_MONOTONIC, &start)
+            started = lowlat_now()
             for _ in range(count):
-                result = driver.launch(&config, <CUfunction>function, parameters, NULL)
+                if graph != NULL:
+                    result = lowlat_graph_launch(graph, &node)
+                else:
+                    result = driver.launch(&config, <CUfunction>function, parameters, NULL)
                 if result != 0:
                     break
-            clock_gettime(CLOCK_MONOTONIC, &stop)
+            started = lowlat_now() - started
         if result != 0:
             raise_driver_error(result)
     finally:
+        if graph != NULL:
+            lowlat_graph_destroy(graph)
         free(storage)
         free(parameters)
-    return ((stop.tv_sec - start.tv_sec) * 1e9 + (stop.tv_nsec - start.tv_nsec)) / count
+    return <double>started / count
 
 
 # ---- C slots ------------------------------------------------------------------------------------------------------

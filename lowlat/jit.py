@@ -130,7 +130,7 @@ if _triton.UNKNOWN is not None:
 
 
 @overload
-def jit(fn: T) -> JITFunction: ...
+def jit(fn: T, *, route: str | None = None) -> JITFunction: ...
 
 
 @overload

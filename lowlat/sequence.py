@@ -51,6 +51,8 @@ class Sequence:
         self._calls: list[_fast.Call] = []
         self._graph: _fast.SequenceGraph | None = None
         self._places: dict[str, list[tuple[_fast.Call, int]]] = {}
+        self._one_value: set[str] = set()  # names that are known to stand for one
+        self._overlaps: dict[str, set[str]] = {}
         self._lock = threading.RLock()
         self._replaying = False
         self._replays: Counter[str] = Counter()
@@ -112,13 +114,17 @@ class Sequence:
             self._replaying = True
             try:
                 for name, value in (*zip(self._names, values), *named.items()):
-                    self._one_value_each((name, ))
-                    for call, index in self._places[name]:
-                        before.append((call, index, call.set(index, value)))
+                    if name not in self._one_value:
+                        self._one_value_each((name, ))
+                    places = self._places[name]
+                    call, index = places[0]
+                    before.append((places, call.get(index)))
+                    _fast.set_everywhere(places, value)
+                    self._one_value -= self._several_after(name)
                 self._launch(self._graph)
             except BaseException:
-                for call, index, value in reversed(before):
-                    call.set(index, value)
+                for places, value in reversed(before):
+                    _fast.set_everywhere(places, value)
                 raise
             finally:
                 self._replaying = False
@@ -157,8 +163,18 @@ class Sequence:
                                f"{', '.join(sorted(self._places))}")
             first, *others = [call.get(index) for call, index in self._places[name]]
             if not all(_same(value, first) for value in others):
+                self._one_value.discard(name)
                 ways = [key for key in self._places if key.endswith(f".{name}") and key.split(".")[0].isdecimal()]
                 raise ValueError(f"{name!r} stands for different values; say one of {', '.join(ways)}")
+            self._one_value.add(name)
+
+    def _several_after(self, name: str) -> set[str]:
+        """The names that may stand for several values once this one has got another."""
+        if name not in self._overlaps:
+            own = {(id(call), index) for call, index in self._places[name]}
+            places = {other: {(id(call), index) for call, index in found} for other, found in self._places.items()}
+            self._overlaps[name] = {other for other, found in places.items() if found & own and not found <= own}
+        return self._overlaps[name]
 
 
 def _same(left: Any, right: Any) -> bool:

@@ -787,8 +787,11 @@ MUTANTS = [
            "return SUBMISSIONS", "        if False:\n            return SUBMISSIONS",
            sequences("streams_and_captures")),
     Mutant("a failed replay keeps its values", SEQUENCE,
-           "                for call, index, value in reversed(before):\n                    call.set(index, "
-           "value)\n", "", sequences("or_refused", "wrong_use", "errors_of_the_calls")),
+           "                for places, value in reversed(before):\n"
+           "                    _fast.set_everywhere(places, value)\n", "",
+           sequences("or_refused", "errors_of_the_calls")),
+    Mutant("a name that stood for one value always does", SEQUENCE,
+           "                    self._one_value -= self._several_after(name)\n", "", sequences("names_that_overlap")),
     Mutant("a name may stand for several values", SEQUENCE,
            "            if not all(_same(value, first) for value in others):\n", "            if False:\n",
            sequences("wrong_use")),

@@ -1,6 +1,7 @@
 """The graph route: the same launches as by the driver route, each by a one-node graph of its plan and stream, or the
 plain way and under a name."""
 
+import ctypes
 import gc
 import itertools
 import os
@@ -161,6 +162,9 @@ def test_captured_streams():
     assert submitted(pair, lambda: pair.fast(GRID, x, 5))[1] == {"capturing": 2}
     null.set_stream(0x2000)  # another one: a graph for it is made and launched while the first is captured
     assert submitted(pair, lambda: [pair.fast(GRID, x, 5) for _ in range(4)])[1]["graph"] > 0
+    mode = ctypes.c_int(0)
+    assert ctypes.CDLL("libcuda.so.1").cuThreadExchangeStreamCaptureMode(ctypes.byref(mode)) == 0
+    assert mode.value == 0  # as the thread had it
     null.set_capturing(0x1000, False)
     null.set_stream(0x1000)
     assert submitted(pair, lambda: pair.call(GRID, x, 5))[1] == {"graph": 1}
@@ -489,6 +493,8 @@ def test_where_it_is_asked_for():
     assert submitted(pair, lambda: [pair.call(GRID, x, 5) for _ in range(3)])[1]["graph"] == 2
     with lowlat.route("driver"):
         assert submitted(pair, lambda: pair.call(GRID, x, 5))[1] == {}
+        pair.lowlat.route = "graph"
+        assert submitted(pair, lambda: [pair.call(GRID, x, 5) for _ in range(3)])[1] == {"not hot": 1, "graph": 1}
 
 
 def test_route_of_a_kernel():

@@ -41,6 +41,7 @@ def copied(d, n):
 
 @pytest.fixture(autouse=True)
 def sound():
+    gc.collect()  # what other tests have left
     before = null.violations(), null.spoilt_captures(), null.graphs()
     yield
     gc.collect()
@@ -120,6 +121,24 @@ def test_new_values():
     both.check(lambda: sequence.replay(**{"1.grid": lambda meta: (meta["pos"], )}), step(other, 9, 5, (5, )))
     both.check(lambda: sequence.replay(pos=6), step(other, 9, 6, (6, )))  # the callable is asked each time
     assert sequence.replays == {"graph": 7}
+
+
+def test_names_that_overlap():
+    """A name stands for one value in all its launches, or for none: also once replays have given some a value."""
+    x, w, out = aligned(), aligned(), aligned()
+    both = Both(lambda norm, rope: (norm[GRID](x, w, out, 7, 0.5, 16), norm[GRID](x, w, out, 7, 0.5, 16)))
+    sequence = both.record("n", "0.n")
+
+    def step(first, second):
+        return lambda norm, rope: (norm[GRID](x, w, out, first, 0.5, 16), norm[GRID](x, w, out, second, 0.5, 16))
+
+    both.check(lambda: sequence.replay(9), step(9, 9))
+    both.check(lambda: sequence.replay(**{"0.n": 11}), step(11, 9))
+    with pytest.raises(ValueError, match="'n' stands for different values; say one of 0.n, 1.n"):
+        sequence.replay(5)
+    both.check(lambda: sequence.replay(**{"1.n": 11}), step(11, 11))
+    both.check(lambda: sequence.replay(13), step(13, 13))
+    both.check(lambda: sequence.replay(15, 17), step(17, 15))
 
 
 def test_what_is_another_specialisation_is_recorded_again():

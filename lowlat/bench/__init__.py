@@ -1,8 +1,8 @@
 """Launch latency, measured: triton against lowlat, with the floor and the launchers between them in the same run.
 
 Host time per launch (see `timing.py`), medians over the batches.  After each case the kernels' own counters (on the
-null driver: the driver's) say whether every launch happened.  `peers.py` has other ways to launch a kernel, `seed.py`
-the two tables that the project began with.
+null driver: the driver's) say whether every launch happened.  `graphs.py` has launches by graph, `peers.py` other ways
+to launch a kernel, `seed.py` the two tables that the project began with.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PATHS = ("noop", "floor", "lowlat", "wrapper", "CompiledKernel.run", "triton")
 noop: a Python function taking the same arguments.  floor: cuLaunchKernelEx in a C loop.  wrapper: lowlat by way of
 Triton's compiled launcher.  CompiledKernel.run: Triton's launcher called with the kernel in hand."""
 
-PARTS = ("cases", "peers", "seed")
+PARTS = ("cases", "graphs", "peers", "seed")
 
 
 def _same_every_time(device: Device, count: int) -> Iterable[Any]:
@@ -184,7 +184,8 @@ class Report:
     """Everything one run measured.
 
     `results[case][path]` is a Measurement; `slopes[path][kind]` is nanoseconds per further argument, for tensors,
-    scalars and constexprs; `batches` batches of `batch` launches were timed for each; `checked[case]` says how the
+    scalars and constexprs; `graphs[row][path]` is a Measurement of `graphs.py`;
+    `batches` batches of `batch` launches were timed for each; `checked[case]` says how the
     launches were counted; `peers` are by name, `seed[table]` in microseconds.  What is in `failures` has no figures: a
     launch did not happen, or lowlat left one to Triton.
     """
@@ -195,6 +196,7 @@ class Report:
     results: dict[str, dict[str, Measurement]] = field(default_factory=dict)
     slopes: dict[str, dict[str, float]] = field(default_factory=dict)
     checked: dict[str, str] = field(default_factory=dict)
+    graphs: dict[str, dict[str, Measurement]] = field(default_factory=dict)
     peers: dict[str, Any] = field(default_factory=dict)
     seed: dict[str, Any] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
@@ -211,7 +213,7 @@ def run(*, parts: Iterable[str] = PARTS, batches: int = 40, steps: int = 5000, r
     """Measure every case on every path, the peers and the seed tables (`parts` of them); on the GPU, or on the null
     driver where there is none.  `fbtriton` is the python of an environment that has Meta's Triton.
     """
-    from . import peers, seed
+    from . import graphs, peers, seed
 
     device = Device()
     _torch.attach()
@@ -232,6 +234,9 @@ def run(*, parts: Iterable[str] = PARTS, batches: int = 40, steps: int = 5000, r
                 "scalar": (at["16 scalars"] - at["1 tensor"]) / 16,
                 "constexpr": (at["16 constexprs"] - at["1 tensor"]) / 16,
             }
+    if "graphs" in parts:
+        report.graphs, failures = graphs.measure(device, batches, progress)
+        report.failures += failures
     if "peers" in parts:
         report.peers, failures = peers.measure(device, batches, fbtriton, progress)
         report.failures += failures
@@ -243,9 +248,10 @@ def run(*, parts: Iterable[str] = PARTS, batches: int = 40, steps: int = 5000, r
 
 def stages(parts: Iterable[str]) -> int:
     """How often `run` tells of its progress."""
-    from . import peers, seed
+    from . import graphs, peers, seed
 
-    counts = {"cases": sum(map(len, GROUPS[:-1])) + 1, "peers": peers.STAGES, "seed": seed.STAGES}
+    counts = {"cases": sum(map(len, GROUPS[:-1])) + 1, "graphs": graphs.STAGES, "peers": peers.STAGES,
+              "seed": seed.STAGES}
     return sum(counts[part] for part in parts)
 
 
@@ -339,7 +345,7 @@ def _noop(*args: Any, **kwargs: Any) -> None:
     pass
 
 
-def floor(compiled: Any, tensors: list[Any], device: Device) -> timing.Timer:
+def floor(compiled: Any, tensors: list[Any], device: Device, by_graph: bool = False) -> timing.Timer:
     """The C loop over `compiled`, with `tensors` as its first parameters and zeros as the others."""
     zeros = 40  # more than any kernel here reads
 
@@ -347,7 +353,7 @@ def floor(compiled: Any, tensors: list[Any], device: Device) -> timing.Timer:
         pointers = [tensor.data_ptr() for tensor in tensors]
         start = time.perf_counter_ns()
         nanoseconds = _fast.floor(compiled.function, pointers, zeros, 32 * compiled.packed_metadata[0],
-                                  compiled.packed_metadata[2], device.stream(), timing.BATCH)
+                                  compiled.packed_metadata[2], device.stream(), timing.BATCH, by_graph)
         return Timed(start, nanoseconds * timing.BATCH, timing.BATCH)
 
     return timed

@@ -28,6 +28,8 @@ def tables(report: Report, console: Any) -> None:
     if report.results:
         _cases(report, console)
         _slopes(report, console)
+    if report.graphs:
+        _graphs(report, console)
     if report.peers:
         _peers(report, console)
     for name, table in report.seed.items():
@@ -92,6 +94,19 @@ def _slopes(report: Report, console: Any) -> None:
     for path in report.slopes:
         table.add_row(path, *(f"{report.slopes[path][kind]:.1f}" for kind in KINDS))
     console.print(table)
+
+
+def _graphs(report: Report, console: Any) -> None:
+    paths = list(dict.fromkeys(path for row in report.graphs.values() for path in row))
+    table = _table("", *paths, title="By graph, host time per launch, µs: median (quartiles); each row interleaved")
+    for name, row in report.graphs.items():
+        table.add_row(name, *(_time(row.get(path)) for path in paths))
+    console.print(table)
+    if report.environment["device"] != "null driver":
+        wall = _table("", *paths, title="... and wall time up to the GPU's having finished")
+        for name, row in report.graphs.items():
+            wall.add_row(name, *(f"{row[path].wall / 1000:.3f}" if path in row else "–" for path in paths))
+        console.print(wall)
 
 
 def _peers(report: Report, console: Any) -> None:

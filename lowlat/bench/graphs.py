@@ -1,0 +1,122 @@
+"""Launches by graph: the graph route beside the driver route, each with its floor in C, and a recorded sequence of 32
+launches beside the same launches one by one."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import triton
+
+import lowlat
+
+from . import CASES, floor, kernels, timing
+from .timing import Device, Measurement, Timed, loop
+
+LAUNCHES = 32  # of the sequence
+STAGES = 4
+ROUTES = [case for case in CASES if case.name in ("0 params", "19 params", "58 params")]
+SEQUENCE = f"sequence of {LAUNCHES}"
+
+
+def measure(device: Device, batches: int, progress: Callable[[str], None]) -> tuple[
+        dict[str, dict[str, Measurement]], list[str]]:
+    """({row: {path: measurement per launch}}, what failed)"""
+    rows: dict[str, dict[str, Measurement]] = {}
+    failures = []
+    for name, row in (*((case.name, lambda case=case: routes(case, device)) for case in ROUTES),
+                      (SEQUENCE, lambda: sequence(device))):
+        progress(f"by graph: {name}")
+        try:
+            rows[name] = _interleaved(*row(), device, batches)
+        except RuntimeError as error:
+            failures.append(f"by graph, {name}: {error}")
+    return rows, failures
+
+
+Row = tuple[dict[str, timing.Timer], Any, Callable[[], None]]
+"""Timers, the tensor in which launches are counted, and what raises RuntimeError if a path was not the one named."""
+
+
+def routes(case: Any, device: Device) -> Row:
+    """One launch of the case: cuLaunchKernelEx and a patched one-node graph in C loops, lowlat either way, triton."""
+    tensors = device.tensors(case.tensors)
+    names = {"grid": (1, ), **{f"p{i}": tensor for i, tensor in enumerate(tensors)}}
+    plain, by_graph = lowlat.jit(case.kernel), lowlat.jit(case.kernel)
+    plain.route, by_graph.route = "driver", "graph"
+    loops = {path: loop(case.call, k=kernel, **names) for path, kernel in (
+        ("lowlat", plain), ("lowlat by graph", by_graph), ("triton", triton.jit(case.kernel)))}
+    for run in loops.values():
+        run(itertools.repeat(None, 50))  # learnt, and hot
+    compiled = eval(case.call, {"k": plain, **names})
+    timers = {"floor": floor(compiled, tensors, device), "floor by graph": floor(compiled, tensors, device, True),
+              **{path: timing.timer(run, device) for path, run in loops.items()}}
+    seen = by_graph.plans[-1].submitted if by_graph.plans else {}
+
+    def check() -> None:
+        now = by_graph.plans[-1].submitted if by_graph.plans else {}
+        if not now.get("graph") or plain.exits != {"first call": 1} or {**now, "graph": 0} != {**seen, "graph": 0}:
+            raise RuntimeError(f"not by graph: {now}, {by_graph.exits}; or not native: {plain.exits}")
+
+    return timers, tensors[0] if tensors else None, check
+
+
+def sequence(device: Device) -> Row:
+    """A sequence in which each launch gets another tensor and another int, or none does; per launch."""
+    tensors = device.tensors(7)
+    rest = "10, 17, 80, 31, 38, 128, 52, 1, 32, 32, 32, 32, 32"
+    call = f"k[1, ](p0, p1, p2, p3, p4, n0, {rest})"
+    names = {f"p{i}": tensor for i, tensor in enumerate(tensors[:5])}
+    kernel = lowlat.jit(kernels.parameters_19)
+    many = loop(call, k=kernel, n0=7, **names)
+    many(itertools.repeat(None, 3))
+    with lowlat.record("p1", "n0") as recorded:
+        many(itertools.repeat(None, LAUNCHES))
+
+    def items(count: int) -> Iterable[Any]:
+        return [(tensors[5 + i % 2], 33 + 2 * i) for i in range(count)]
+
+    body = f"for p1, n0 in [item] * {LAUNCHES}: {call}"
+    loops = {
+        "lowlat": loop(body, k=kernel, **names),
+        "replay, all patched": loop("replay(*item)", replay=recorded.replay),
+        "replay, none patched": loop("replay()", replay=recorded.replay),
+        "triton": loop(body, k=triton.jit(kernels.parameters_19), **names),
+    }
+    if not device.null:
+        graph = device.torch.cuda.CUDAGraph()
+        with device.torch.cuda.graph(graph):
+            many(itertools.repeat(None, LAUNCHES))
+        loops["torch.cuda.graph"] = loop("replay()", replay=graph.replay)
+    for run in loops.values():
+        run(items(2))
+    count = timing.BATCH // LAUNCHES
+    timers = {path: _each(timing.timer(run, device, items, count)) for path, run in loops.items()}
+
+    def check() -> None:
+        if set(recorded.replays) != {"graph"}:
+            raise RuntimeError(f"not by graph: {recorded.replays}")
+
+    return timers, tensors[0], check
+
+
+def _each(timer: timing.Timer) -> timing.Timer:
+    """By launch, where each of the timer's is a whole sequence."""
+
+    def timed() -> Timed:
+        start, nanoseconds, count = timer()
+        return Timed(start, nanoseconds, count * LAUNCHES)
+
+    return timed
+
+
+def _interleaved(timers: dict[str, timing.Timer], counter: Any, check: Callable[[], None], device: Device,
+                 batches: int) -> dict[str, Measurement]:
+    count = timing.Count(device, {"": counter})
+    measured = timing.interleaved(timers, device, batches, lambda path, timed: count.add("", timed.launches))
+    launches, made = count.finish(""), count.made[""]
+    if launches is not None and launches != made:
+        raise RuntimeError(f"{launches} launches where {made} were made")
+    check()
+    return measured
