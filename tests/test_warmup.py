@@ -344,7 +344,7 @@ def test_nothing_leaks():
     work()
     gc.collect()
     after = len(gc.get_objects()), *map(sys.getrefcount, (x, mock, kernel, kernel.warmup(x, 500, grid=None), None))
-    assert abs(after[0] - before[0]) < 20 and after[1:5] == before[1:5] and abs(after[5] - before[5]) < 60
+    assert after[0] - before[0] < 20 and after[1:5] == before[1:5] and abs(after[5] - before[5]) < 60
 
 
 def test_a_kernel_dropped_by_triton_is_not_kept():
