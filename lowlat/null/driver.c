@@ -21,6 +21,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #define EXPORT __attribute__((visibility("default")))
 #define DEVICES 2
@@ -890,6 +891,7 @@ EXPORT CUresult cuLaunchKernel(CUfunction handle, unsigned grid_x, unsigned grid
 typedef struct {
     atomic_int inside;
     atomic_int alive;
+    pid_t process; /* a handle is nothing in a forked child */
 } null_guard;
 
 /* A kernel node's launch.  `parameters` and the bytes that it points to are one
@@ -932,6 +934,7 @@ static void open_guard(null_guard *guard)
 {
     atomic_init(&guard->inside, 0);
     atomic_init(&guard->alive, 1);
+    guard->process = getpid();
 }
 
 /* A second thread is counted and then waits: what it does next stays defined here. */
@@ -944,7 +947,7 @@ static CUresult enter(null_guard *guard)
     }
     for (int i = atomic_load_explicit(&linger_yields, memory_order_relaxed); i-- > 0;)
         sched_yield();
-    if (atomic_load(&guard->alive))
+    if (atomic_load(&guard->alive) && guard->process == getpid())
         return CUDA_SUCCESS;
     atomic_store(&guard->inside, 0);
     return violation();
