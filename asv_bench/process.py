@@ -16,7 +16,7 @@ import lowlat  # noqa: E402  (timed)
 
 imported = time.perf_counter() - started
 
-from benchmarks.common import case_named, checkout_bench, device, needs  # noqa: E402
+from benchmarks.common import Lacking, case_named, checkout_bench, device, needs  # noqa: E402
 
 loop = checkout_bench().loop
 
@@ -83,7 +83,7 @@ def count(requests, *cases):
         try:
             if name in ("tuned", "heuristics"):
                 needs("autotune")
-        except NotImplementedError as missing:
+        except Lacking as missing:
             lacking[name] = str(missing)
             continue
         tensors = [torch.zeros(64, dtype=torch.int32) for _ in range(case.tensors)]

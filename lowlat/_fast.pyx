@@ -4247,7 +4247,12 @@ def find_driver():
 
 
 def find_graphs():
-    """Look up the driver's graph calls; without them nothing takes the graph route."""
+    """Look up the driver's graph calls; without them nothing takes the graph route.
+
+    CUDA has started by now, and may have read a CUDA_LAUNCH_BLOCKING that was set after lowlat's import."""
+    cdef const char* blocking = getenv(b"CUDA_LAUNCH_BLOCKING")
+    if blocking != NULL and strcmp(blocking, b"") != 0 and strcmp(blocking, b"0") != 0:
+        state.launch_blocking = True
     global lowlat_graphs_missing
     lowlat_graphs_missing = lowlat_graph_find(&lowlat_graphs)
 

@@ -531,5 +531,14 @@ def test_environment():
         assert done.returncode == 0 and eval(done.stdout) == expected, (environment, done.stdout, done.stderr)
 
 
+def test_launch_blocking_set_after_the_import():
+    """... and before CUDA starts, which is when the driver reads it."""
+    code = ("import lowlat, os, torch\nfrom lowlat import null\nos.environ['CUDA_LAUNCH_BLOCKING'] = '1'\n"
+            "null.activate()\nimport test_graph_route\nk = lowlat.jit(test_graph_route.one, route='graph')\n"
+            "x = torch.zeros(16)\nfor _ in range(4): k[(1,)](x, 5)\nprint(k.plans[0].submitted)\n")
+    done = run_python(code, LOWLAT_GRAPH_AFTER="0", CUDA_LAUNCH_BLOCKING="0")
+    assert done.returncode == 0 and eval(done.stdout) == {"blocking": 3}, done.stderr
+
+
 def test_reasons_are_explained():
     assert all(text for text in lowlat.SUBMISSIONS.values()) and len(lowlat.SUBMISSIONS) == 13

@@ -5,7 +5,7 @@ import gc
 import statistics
 import time
 
-from .common import BATCHES, case_named, device, passes, process, samples, value
+from .common import BATCHES, Lacking, case_named, device, passes, process, samples, value
 
 MISSES = ["learnt from", "left to Triton"]
 
@@ -74,7 +74,7 @@ def memory():
 
     device()
     if "__copy__" not in vars(lowlat.JITFunction):
-        raise NotImplementedError("copies of a kernel share their plans in this lowlat")
+        raise Lacking("copies of a kernel share their plans in this lowlat")
     return process("memory", PYTHONMALLOC="malloc")  # so that the C library knows of every byte
 
 

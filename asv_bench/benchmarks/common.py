@@ -45,12 +45,16 @@ def device():
     return found
 
 
+class Lacking(Exception):
+    """The lowlat that is measured is older than what is measured of it."""
+
+
 def needs(name):
     """n/a for a lowlat that is older than `name`."""
     import lowlat
 
     if not hasattr(lowlat, name):
-        raise NotImplementedError(f"this lowlat has no {name}")
+        raise Lacking(f"this lowlat has no {name}")
 
 
 def timers(loops, items=None, count=None):
@@ -99,7 +103,7 @@ def passes(measures):
             if isinstance(measured[name], list):
                 try:
                     measured[name].append(measure())
-                except NotImplementedError as missing:
+                except Lacking as missing:
                     measured[name] = missing
                 except Exception:
                     measured[name] = RuntimeError(traceback.format_exc())
@@ -108,7 +112,7 @@ def passes(measures):
 
 def samples(measured, name, path, scale=1):
     """What a `track_*` returns: asv adds the samples of several rounds up and compares commits by a test on them."""
-    if isinstance(measured[name], NotImplementedError) and not ONCE:
+    if isinstance(measured[name], Lacking) and not ONCE:
         not_available(str(measured[name]))
     if isinstance(measured[name], Exception):
         raise measured[name]

@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from .common import CHECKOUT, not_available, process, value
+from .common import CHECKOUT, Lacking, not_available, process, value
 from .launch import CASES
 
 PATHS = ["lowlat", "triton"]
@@ -32,7 +32,7 @@ def setup_cache():
                 path, case, launches = match.groups()
                 total = int(re.search(r"^totals: (\d+)$", text, re.MULTILINE)[1])
                 totals.setdefault((case, path), []).append((int(launches), total))
-    measured = {case: NotImplementedError(why) for case, why in lacking.items()}
+    measured = {case: Lacking(why) for case, why in lacking.items()}
     for (case, path), counts in totals.items():
         (few, at_few), (many, at_many) = sorted(counts)
         measured.setdefault(case, [{}])[0][path] = (at_many - at_few) / (many - few)
