@@ -1940,7 +1940,7 @@ cdef int forget(Kernel kernel) except -1:
     kernel.strings.recent.clear()
     kernel.strings.older.clear()
     drop_values(kernel.values, kernel.constexpr_count)
-    for binding in kernel.bindings.values():
+    for binding in list(kernel.bindings.values()):  # a value that goes may let another thread run, and bind
         drop_values((<Binding>binding).option_values, (<Binding>binding).options)
     return 0
 
@@ -1956,7 +1956,7 @@ cdef bint globals_unchanged(Kernel kernel) except -1:
     if kernel.globals is None:
         kernel.globals = tuple([
             new_global(namespace, name, recorded)
-            for (name, _), (recorded, namespace) in kernel.used_global_vals_.items()
+            for (name, _), (recorded, namespace) in list(kernel.used_global_vals_.items())  # a compile may add to it
         ])
     for entry in kernel.globals:
         item = <Global>entry

@@ -625,11 +625,13 @@ def _key_of(kernel: Any, compiled: Any, device: int) -> str | None:
     key = _keys.get(compiled)
     if key is not None and entry[0].get(key) is compiled:
         return key
-    for key, value in reversed(entry[0].items()):
-        if value is compiled:
-            _keys[compiled] = key
-            return key
-    return None
+    try:
+        key = next((key for key, value in reversed(entry[0].items()) if value is compiled), None)
+    except RuntimeError:  # another thread's kernel was put there at this moment
+        key = next((key for key, value in list(entry[0].items()) if value is compiled), None)
+    if key is not None:
+        _keys[compiled] = key
+    return key
 
 
 _keys: WeakKeyDictionary[Any, str] = WeakKeyDictionary()

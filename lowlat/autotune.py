@@ -74,7 +74,7 @@ class Heuristics(_fast.Heuristic, TritonHeuristics):
 def _copy(outer: Any, fields: tuple[str, ...]) -> Any:
     cls: Any = type(outer)
     duplicate = cls.__new__(cls)
-    for name, value in outer.__dict__.items():
+    for name, value in list(outer.__dict__.items()):
         setattr(duplicate, name, value)
     for name in fields:
         if hasattr(outer, name):

@@ -33,7 +33,7 @@ from triton.runtime.jit import JITFunction as TritonJITFunction
 from triton.runtime.jit import KernelInterface
 
 import lowlat
-from lowlat import _fast, _torch, null
+from lowlat import _fast, _torch, _triton, null
 from oracle import Pair, address_of, aligned, changed, observe, outcome, torch, unaligned
 
 pytestmark = pytest.mark.null
@@ -1332,6 +1332,39 @@ def test_51_threads():
         number = record.grid[0] - 1
         assert int.from_bytes(record.parameters[0], "little") == address_of(tensors[number])
         assert int.from_bytes(record.parameters[1], "little") == 1000 + 2 * number + 1
+
+
+def test_51_another_thread_compiles_while_a_plan_is_made():
+    """Triton's cache grows while lowlat looks a new kernel up in it; the trace function stands for the other thread."""
+    kernel, x, added = lowlat.jit(scalars), aligned(), []
+    kernel[GRID](x, 1001, 7)
+    cache = kernel.device_caches[driver.active.get_current_device()][0]
+
+    def trace(frame, event, argument):
+        if frame.f_code.co_filename != _triton.__file__:
+            return None
+        if event == "line" and any(value is cache for value in outer_locals(frame)) and len(added) < 20:
+            added.append(f"another {len(added)}")
+            cache[added[-1]] = None
+        return trace
+
+    def outer_locals(frame):
+        while frame.f_code.co_name != "_key_of" and frame.f_back is not None:
+            frame = frame.f_back
+        return [entry[0] for entry in frame.f_locals.values() if isinstance(entry, tuple) and entry]
+
+    with null.record() as launches:
+        sys.settrace(trace)
+        try:
+            kernel[GRID](x, 1008, 7)
+        finally:
+            sys.settrace(None)
+    assert added and len(launches) == 1
+    for key in added:
+        del cache[key]
+    before = kernel.exits
+    kernel[GRID](x, 1008, 7)
+    assert changed(before, kernel.exits) == {}
 
 
 @pytest.mark.torch
