@@ -97,6 +97,7 @@ typedef struct {
     CUresult (*destroy)(CUgraph);
     CUresult (*destroy_exec)(CUgraphExec);
     CUresult (*is_capturing)(CUstream, int *);
+    CUresult (*stream_context)(CUstream, void **);
     CUresult (*exchange_capture_mode)(int *);
 } lowlat_graph_api;
 
@@ -146,6 +147,7 @@ static inline const char *lowlat_graph_find(lowlat_graph_api *api)
         {(void **)&api->destroy, "cuGraphDestroy"},
         {(void **)&api->destroy_exec, "cuGraphExecDestroy"},
         {(void **)&api->is_capturing, "cuStreamIsCapturing"},
+        {(void **)&api->stream_context, "cuStreamGetCtx"},
         {(void **)&api->exchange_capture_mode, "cuThreadExchangeStreamCaptureMode"},
     };
     if (library == NULL)

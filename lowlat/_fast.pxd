@@ -54,10 +54,11 @@ cdef extern from "_graph.h":
         void* owner
         CUgraphNode node
         CUkernelNodeParams given
+        bint stale
         CUstream stream
         bint reached, empty
-        size_t size
         uint8_t* bytes
+        void** parameters
 
 
 cdef extern from "_python.h":
@@ -184,6 +185,7 @@ cdef class Table:
     cdef Slot* slots
     cdef uint32_t mask          # number of slots, a power of two, minus 1
     cdef Py_ssize_t hand        # where in `entries` the next eviction begins
+    cdef uint64_t cleared       # so often; what was in it then is not to be used any more
 
 
 @cython.final
@@ -237,6 +239,13 @@ cdef class Plan(Entry):
     cdef int add_attribute(self, uint32_t number, int32_t value) except -1
 
 
+cdef struct Watched:
+    int source                # in the call's values; -1: the parameter's default
+    int parameter
+    int word                  # of the step; -1: it is part of the kernel
+    uint8_t tag               # of the fingerprint
+
+
 @cython.final
 cdef class Call:
     cdef object target, grid
@@ -245,6 +254,14 @@ cdef class Call:
     cdef int through
     cdef object place  # (device, stream) where it was recorded
     cdef bint by_triton  # Triton's Autotuner or Heuristics made it, and may have more to do before
+    # What it came to in `graph`, while its arguments can be looked at one by one from there; or None.
+    cdef Plan plan
+    cdef void* graph          # borrowed, never followed
+    cdef uint64_t cleared     # the kernel's table of plans, by then
+    cdef Watched* watched     # arguments that are not part of the kernel, tensors first
+    cdef Py_ssize_t watched_count, tensor_count
+    cdef uint8_t* sources     # of each of `values`: IS_WATCHED, IS_OTHER where it is not what it was the last time
+    cdef bint other           # one of them is
 
 
 @cython.final
@@ -257,6 +274,7 @@ cdef class SequenceGraph:
     cdef CUgraph graph       # kept: the steps' nodes are its
     cdef CUgraphExec exec_
     cdef CUgraphNode last
+    cdef Plan reached        # by the call that came to its launch last
     cdef Py_ssize_t patched
     cdef bint launched       # at least once: the driver has made room for it on the device
     cdef int forks           # lowlat_forks of the process that made it
@@ -264,6 +282,8 @@ cdef class SequenceGraph:
     cdef object obstacle(self, void* stream, bint to_launch)
     cdef int go(self) except -1
     cdef int come_to_launch(self, Call call, lowlat_step* step) except -1
+    cdef int watch(self, Call call, lowlat_step* step, Plan plan) except -1
+    cdef bint resume(self, Call call, lowlat_step* step) except -1
 
 
 @cython.final

@@ -17,7 +17,7 @@ from cpython.object cimport PyCallable_Check, PyObject, PyObject_Call, PyTypeObj
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_New, PyTuple_SET_ITEM
 from libc.stdint cimport INT32_MAX, INT32_MIN
-from libc.stdlib cimport calloc, free, getenv, malloc
+from libc.stdlib cimport calloc, free, getenv, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset, strcmp
 
 import enum
@@ -41,11 +41,12 @@ cdef extern from "_driver.h":
         CUresult (*create)(CUgraph*, unsigned int)
         CUresult (*add_kernel)(CUgraphNode*, CUgraph, const CUgraphNode*, size_t, const CUkernelNodeParams*)
         CUresult (*instantiate)(CUgraphExec*, CUgraph, unsigned long long)
-        CUresult (*set_parameters)(CUgraphExec, CUgraphNode, const CUkernelNodeParams*)
+        CUresult (*set_parameters)(CUgraphExec, CUgraphNode, const CUkernelNodeParams*) nogil
         CUresult (*launch)(CUgraphExec, CUstream) nogil
         CUresult (*destroy)(CUgraph)
         CUresult (*destroy_exec)(CUgraphExec)
         CUresult (*is_capturing)(CUstream, int*)
+        CUresult (*stream_context)(CUstream, void**)
     enum: CU_STREAM_CAPTURE_MODE_RELAXED
     const char* lowlat_graph_find(lowlat_graph_api*)
 
@@ -75,7 +76,9 @@ cdef extern from "_graph.h":
     int lowlat_deeper(int)
     lowlat_step* lowlat_get_step()
     void lowlat_set_step(lowlat_step*)
-    int lowlat_step_bytes(lowlat_step*, const void*, size_t)
+    int lowlat_step_room(lowlat_step*, size_t, size_t)
+    uint64_t* lowlat_step_words(lowlat_step*)
+    void lowlat_step_free(lowlat_step*)
 
     ctypedef struct lowlat_race:
         int count[2]
@@ -363,7 +366,7 @@ SUBMISSIONS_TEXT = {
     "in use": "another thread was launching this graph at this moment",
     "per-thread stream": "the stream is another one in each thread",
     "blocking": "CUDA_LAUNCH_BLOCKING is set",
-    "other context": "the thread's CUDA context is not the one that the graph was made in",
+    "other context": "the thread's CUDA context is not the stream's own (a green context's, say), or not the graph's",
     "no room": "no graph could be made: the driver refused, or all are in use",
     "refused": "the driver refused the graph; it is dropped and the launch made the plain way",
     "slower": "route 'auto' measured the driver route to be as fast on this device",
@@ -807,7 +810,6 @@ cdef int specialize(Kernel kernel, Binding binding, PyObject* const* args, PyObj
     cdef PyObject* argument
     cdef PyTypeObject* kind
     cdef PyTypeObject* tensor_type = state.tensor_type
-    cdef int64_t number
     cdef int reason
     cdef int device = <int>fingerprint[0]
     cdef bint modes_checked = False
@@ -845,26 +847,7 @@ cdef int specialize(Kernel kernel, Binding binding, PyObject* const* args, PyObj
             reason = specialize_annotated(parameter, argument, kind, device, &tags[i], &payload[i])
             if reason != OK:
                 return reason
-        elif kind == &PyLong_Type:
-            if lowlat_compact_int(argument, &number):
-                payload[i] = <uint64_t>number
-                tags[i] = TAG_I32 + divisible(parameter, <uint64_t>number)
-                if number == 1 and parameter.specialize:
-                    tags[i] = TAG_ONE
-            else:
-                reason = specialize_int(parameter, argument, &tags[i], &payload[i])
-                if reason != OK:
-                    return reason
-        elif kind == &PyFloat_Type:
-            tags[i] = TAG_FLOAT
-            payload[i] = float_bits(PyFloat_AS_DOUBLE(argument), 32)
-        elif kind == &PyBool_Type:
-            tags[i] = TAG_BOOL
-            payload[i] = argument == Py_True
-        elif argument == Py_None:
-            tags[i] = TAG_NONE
-            payload[i] = 0
-        else:
+        elif specialize_scalar(parameter, argument, kind, &tags[i], &payload[i]) != OK:
             reason = specialize_other(kernel, parameter, argument, kind, device, &tags[i], &payload[i], tail)
             if reason != OK:
                 return reason
@@ -878,6 +861,31 @@ cdef int specialize(Kernel kernel, Binding binding, PyObject* const* args, PyObj
         tags[count + i] = value.tag
         words[i] = value.word
         value += 1
+    return OK
+
+
+cdef inline int specialize_scalar(const Parameter* parameter, PyObject* argument, PyTypeObject* kind, uint8_t* tag,
+                                  uint64_t* payload) except -1:
+    """An unannotated int, float, bool or None; ARGUMENT for anything else."""
+    cdef int64_t number
+    if kind == &PyLong_Type:
+        if not lowlat_compact_int(argument, &number):
+            return specialize_int(parameter, argument, tag, payload)
+        payload[0] = <uint64_t>number
+        tag[0] = TAG_I32 + divisible(parameter, <uint64_t>number)
+        if number == 1 and parameter.specialize:
+            tag[0] = TAG_ONE
+    elif kind == &PyFloat_Type:
+        tag[0] = TAG_FLOAT
+        payload[0] = float_bits(PyFloat_AS_DOUBLE(argument), 32)
+    elif kind == &PyBool_Type:
+        tag[0] = TAG_BOOL
+        payload[0] = argument == Py_True
+    elif argument == Py_None:
+        tag[0] = TAG_NONE
+        payload[0] = 0
+    else:
+        return ARGUMENT
     return OK
 
 
@@ -1843,6 +1851,7 @@ cdef int clear_table(Table table) except -1:
     table.entries = none
     table.last = table.second = NULL
     table.hand = 0
+    table.cleared += 1
     memset(table.slots, 0, (<size_t>table.mask + 1) * sizeof(Slot))
     entries.clear()  # may run Python code
     return 0
@@ -2269,7 +2278,7 @@ cdef CUresult launch_with_driver(Plan plan, const int32_t* blocks, void* stream,
         if result != 0:
             return result
     if state.recorders != 0 and lowlat_get_step() != NULL:
-        take_step(lowlat_get_step(), plan, &config, function, parameters, payload, maps)
+        take_step(lowlat_get_step(), plan, &config, function, payload, maps)
         return 0
     if plan.way != WAY_DRIVER and (plan.way != WAY_DEFAULT or state.way != WAY_DRIVER or state.ways_in_contexts):
         return launch_some_way(plan, &config, function, parameters)
@@ -2355,6 +2364,8 @@ cdef int find_graph(Plan plan, const lowlat_race* race, const CUlaunchConfig* co
     if lowlat_graphs.is_capturing(config.stream, &capturing) != 0 or capturing:
         return CAPTURING
     if graph == NULL:
+        if not stream_is_of(config.stream, context):
+            return OTHER_CONTEXT
         plan.heat = 0
         graph = lowlat_graph_make(&plan.graphs, &plan.hot, config.stream, context, launch)
         if graph == NULL:
@@ -2365,6 +2376,13 @@ cdef int find_graph(Plan plan, const lowlat_race* race, const CUlaunchConfig* co
     lowlat_graph_used(graph)
     found[0] = graph
     return BY_GRAPH
+
+
+cdef bint stream_is_of(CUstream stream, void* context):
+    """Whether the stream is of this very context.  One of a green context is not: a graph in it would take all of the
+    device's multiprocessors, and not its own few."""
+    cdef void* own = NULL
+    return lowlat_graphs.stream_context(stream, &own) == 0 and own == context
 
 
 cdef int way_of_context() except -1:
@@ -2419,6 +2437,15 @@ cdef PyObject* launch_recorded(PyObject* target, bint is_kernel, PyObject* grid,
     return result
 
 
+cdef enum:
+    IS_WATCHED = 1
+    IS_OTHER = 2
+
+
+cdef inline bint is_known_tensor(PyTypeObject* kind):
+    return kind == state.tensor_type or kind == state.parameter_type
+
+
 cdef object current_place():
     """(device, stream) of this thread, None where Triton has no driver yet."""
     cdef int device
@@ -2446,46 +2473,47 @@ cdef int refuse_step(int reason) except -1:
     return 0
 
 
-cdef int take_step(lowlat_step* step, Plan plan, const CUlaunchConfig* config, CUfunction function, void** parameters,
+cdef int take_step(lowlat_step* step, Plan plan, const CUlaunchConfig* config, CUfunction function,
                    const uint64_t* payload, const uint8_t* maps) except -1:
-    """In the place of a launch: the node gets what the launch would have been given."""
+    """In the place of a launch: the step gets what the launch would have been given, and the node gets it when all
+    calls of the replay have come that far."""
     cdef SequenceGraph graph = <SequenceGraph>step.owner
     cdef CUkernelNodeParams launch
+    cdef uint64_t* words
     cdef Py_ssize_t i, count = plan.slot_count
-    cdef size_t size = count * sizeof(uint64_t) + plan.map_count * TENSOR_MAP_BYTES
-    cdef uint8_t* packed = <uint8_t*>alloca(size + 1)
-    cdef int changed
+    cdef size_t map_bytes = plan.map_count * TENSOR_MAP_BYTES
     if config.attribute_count != 0:
         raise state.not_recordable(SUBMISSIONS_TEXT["attributes"])
+    if graph.exec_ != NULL and (step.node == NULL or function != step.given.function):
+        raise state.changed("its arguments are another specialisation now, or its grid was empty")
+    if lowlat_step_room(step, count, plan.map_count) != 0:
+        raise MemoryError()
+    words = lowlat_step_words(step)
+    for i in range(count):
+        if words[i] != payload[plan.slots[i]]:
+            words[i] = payload[plan.slots[i]]
+            step.stale = True
+    if map_bytes != 0 and memcmp(step.bytes, maps, map_bytes) != 0:
+        memcpy(step.bytes, maps, map_bytes)
+        step.stale = True
+    for i in range(plan.map_count):
+        step.parameters[plan.maps[i].parameter] = step.bytes + i * TENSOR_MAP_BYTES
     memset(&launch, 0, sizeof(launch))
     launch.function = function
     memcpy(launch.grid, config.grid, sizeof(launch.grid))
     memcpy(launch.block, config.block, sizeof(launch.block))
     launch.shared = config.shared
-    for i in range(count):
-        memcpy(packed + i * sizeof(uint64_t), &payload[plan.slots[i]], sizeof(uint64_t))
-    if maps != NULL:
-        memcpy(packed + count * sizeof(uint64_t), maps, plan.map_count * TENSOR_MAP_BYTES)
-    changed = lowlat_step_bytes(step, packed, size)
-    if changed < 0:
-        raise MemoryError()
-    changed = changed or memcmp(&launch, &step.given, sizeof(launch)) != 0
+    launch.parameters = step.parameters
+    if memcmp(&launch, &step.given, sizeof(launch)) != 0:
+        step.given = launch
+        step.stale = True
     step.stream = config.stream
     step.reached = True
-    launch.parameters = parameters
     if graph.exec_ == NULL:
         check_graph_call(lowlat_graphs.add_kernel(&step.node, graph.graph, &graph.last, graph.last != NULL, &launch))
         graph.last = step.node
-    elif step.node == NULL or launch.function != step.given.function:
-        step.size = 0  # whatever it has is the other launch's
-        raise state.changed("its arguments are another specialisation now, or its grid was empty")
-    elif changed:
-        step.size = 0
-        check_graph_call(lowlat_graphs.set_parameters(graph.exec_, step.node, &launch))
-        step.size = size
-        graph.patched += 1
-    launch.parameters = NULL
-    step.given = launch
+        step.stale = False
+    graph.reached = plan
     return 0
 
 
@@ -2495,6 +2523,14 @@ cdef int check_graph_call(CUresult result) except -1:
         driver.error_string(result, &text)
         raise state.not_recordable("the driver refused a graph: " + (f"error {result}" if text == NULL else
                                                                      (<bytes>text).decode()))
+    return 0
+
+
+cdef int refuse_patch(Py_ssize_t number, Call call, CUresult result) except -1:
+    try:
+        check_graph_call(result)
+    except state.not_recordable as error:
+        raise_of_call(number, call, error)
     return 0
 
 
@@ -2511,6 +2547,13 @@ cdef class Call:
         self.target, self.grid, self.values, self.names, self.place = target, grid, values, names, place
         self.by_triton = by_triton
         self.through = THROUGH_RUN if through_run else THROUGH_GETITEM
+        self.sources = <uint8_t*>calloc(len(values) + 1, 1)
+        if self.sources == NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        free(self.sources)
+        free(self.watched)
 
     def name(self):
         """str: the kernel's."""
@@ -2591,7 +2634,7 @@ cdef class SequenceGraph:
                 lowlat_graphs.destroy(self.graph)
         if self.steps != NULL:
             for i in range(self.count):
-                free(self.steps[i].bytes)
+                lowlat_step_free(&self.steps[i])
         free(self.steps)
 
     @property
@@ -2607,6 +2650,8 @@ cdef class SequenceGraph:
         cdef CUresult result
         cdef int mode = CU_STREAM_CAPTURE_MODE_RELAXED
         cdef CUgraphExec executable = self.exec_
+        cdef lowlat_step* step
+        cdef Py_ssize_t i
         cdef void* stream
         self.patched = 0
         place = current_place()
@@ -2619,6 +2664,15 @@ cdef class SequenceGraph:
         reason = self.obstacle(stream, True)
         if reason is not None:
             return reason
+        for i in range(self.count):
+            step = &self.steps[i]
+            if step.stale and not step.empty:
+                # One after the other, with nothing of our own between them: half the time for each.
+                result = lowlat_graphs.set_parameters(executable, step.node, &step.given)
+                if result != 0:
+                    refuse_patch(i, self.calls[i], result)
+                step.stale = False
+                self.patched += 1
         with nogil:
             if not self.launched:
                 mode = lowlat_relax_capture(mode)
@@ -2655,7 +2709,7 @@ cdef class SequenceGraph:
             return SUBMISSIONS_TEXT["per-thread stream"]
         if lowlat_graphs.is_capturing(<CUstream>stream, &capturing) != 0 or capturing:
             return SUBMISSIONS_TEXT["capturing"]
-        if to_launch and context != self.context:
+        if to_launch and (context != self.context or not stream_is_of(<CUstream>stream, context)):
             return SUBMISSIONS_TEXT["other context"]
         return None
 
@@ -2672,7 +2726,8 @@ cdef class SequenceGraph:
                 call = self.calls[i]
                 step = &self.steps[i]
                 try:
-                    self.come_to_launch(call, step)
+                    if not self.resume(call, step):
+                        self.come_to_launch(call, step)
                     if step.empty:
                         if self.exec_ != NULL and step.node != NULL:
                             raise state.changed("its grid is empty now")
@@ -2698,6 +2753,7 @@ cdef class SequenceGraph:
         cdef PyObject* result
         cdef lowlat_step* before = lowlat_get_step()  # a grid callable may replay another sequence
         step.reached = step.empty = False
+        self.reached = call.plan = None
         lowlat_set_step(step)
         try:
             if isinstance(call.target, Kernel):
@@ -2709,7 +2765,148 @@ cdef class SequenceGraph:
         lowlat_release(result)
         if not step.reached:
             raise state.not_recordable("it launches nothing of lowlat's")
+        if self.reached is not None:
+            self.watch(call, step, self.reached)
+            self.reached = None
         return 0
+
+    cdef int watch(self, Call call, lowlat_step* step, Plan plan) except -1:
+        """Note what `resume` needs, where the call's launch depends on nothing but the live state, its grid, tensors,
+        numbers and constexprs that are known by value."""
+        cdef Kernel kernel
+        cdef Binding binding
+        cdef Watched* watched
+        cdef bint tensors
+        cdef int source
+        cdef Py_ssize_t i, j, keywords = PyTuple_GET_SIZE(call.names), positional = len(call.values) - keywords
+        cdef PyObject* argument
+        cdef const uint8_t* tags = <const uint8_t*>(plan.words + 2)
+        if not isinstance(call.target, Kernel) or call.through != THROUGH_GETITEM or plan.map_count != 0:
+            return 0
+        kernel = <Kernel>call.target
+        binding = kernel.binding
+        if kernel.variadic >= 0 or not fits(binding, positional, tuple_items(<PyObject*>call.names), keywords):
+            return 0
+        if plan.size != <Py_ssize_t>(binding.words * sizeof(uint64_t)) or plan.clusters != 1:
+            return 0  # there are arguments with contents
+        for i in range(kernel.parameter_count, kernel.parameter_count + binding.options):
+            if not TAG_VALUE_INT <= tags[i] <= TAG_VALUE_OBJECT:
+                return 0
+        watched = <Watched*>realloc(call.watched, (kernel.parameter_count + 1) * sizeof(Watched))
+        if watched == NULL:
+            raise MemoryError()
+        call.watched = watched
+        call.watched_count = 0
+        memset(call.sources, 0, len(call.values))
+        for tensors in (True, False):
+            for i in range(kernel.parameter_count):
+                if kernel.parameters[i].kind == KIND_CONSTEXPR:
+                    if not TAG_VALUE_INT <= tags[i] <= TAG_VALUE_OBJECT:
+                        return 0
+                    continue
+                source = binding.sources[i]
+                argument = kernel.parameters[i].default if source < 0 else <PyObject*>call.values[source]
+                if is_known_tensor(type_of(argument)) != tensors:
+                    continue
+                if not tensors and not is_scalar(argument):
+                    return 0
+                watched = &call.watched[call.watched_count]
+                watched.source = source
+                watched.parameter = <int>i
+                watched.tag = tags[i]
+                watched.word = -1
+                for j in range(plan.slot_count):
+                    if plan.slots[j] == i:
+                        watched.word = <int>j
+                if source >= 0:
+                    call.sources[source] = IS_WATCHED
+                call.watched_count += 1
+            if tensors:
+                call.tensor_count = call.watched_count
+        call.other = False
+        call.graph = <void*>self
+        call.cleared = kernel.plans_.cleared
+        call.plan = plan
+        return 0
+
+    cdef bint resume(self, Call call, lowlat_step* step) except -1:
+        """Come to the launch from where the call came to it the last time: whatever a launch looks at is looked at,
+        but of the arguments only the tensors, which may have moved, and those that got another value.  False where
+        that does not do, or anything is another than it was."""
+        cdef Plan plan = call.plan
+        cdef Kernel kernel
+        cdef const Parameter* parameter
+        cdef Watched* watched
+        cdef uint64_t* words
+        cdef int32_t blocks[3]
+        cdef int device
+        cdef void* stream = NULL
+        cdef PyObject* argument
+        cdef PyObject* grid = <PyObject*>call.grid
+        cdef PyTypeObject* kind
+        cdef uint64_t word = 0
+        cdef uint8_t tag = 0
+        cdef bint modes_checked = False
+        cdef Py_ssize_t i
+        cdef int reason
+        if plan is None or call.graph != <void*>self or self.exec_ == NULL or step.node == NULL:
+            return False
+        kernel = <Kernel>call.target
+        if (live_reason(kernel) != OK or kernel.run_replaced or call.cleared != kernel.plans_.cleared
+                or not state.c_getters):
+            return False
+        device = lowlat_current_device()
+        if lowlat_current_stream(device, &stream) != 0:
+            return False
+        if kernel.has_globals and not globals_unchanged(kernel):
+            return False
+        if (plan.words[0] != (state.environment << 32 | <uint64_t><uint32_t>device)
+                or not lowlat_stamp_current(&plan.stamp, <PyObject*>kernel.device_caches)
+                or plan.function != step.given.function or plan.route_ != ROUTE_DRIVER):
+            return False
+        if not (is_tuple(grid) or is_list(grid)) or not parse_grid(grid, ROUTE_DRIVER, blocks):
+            return False
+        if <int32_t>(<uint32_t>blocks[0] * <uint32_t>blocks[1] * <uint32_t>blocks[2]) <= 0:
+            return False
+        words = lowlat_step_words(step)
+        for i in range(call.watched_count if call.other else call.tensor_count):
+            watched = &call.watched[i]
+            if i >= call.tensor_count and (watched.source < 0 or call.sources[watched.source] == IS_WATCHED):
+                continue
+            parameter = &kernel.parameters[watched.parameter]
+            argument = (parameter.default if watched.source < 0
+                        else (<PyListObject*><PyObject*>call.values).ob_item[watched.source])
+            kind = type_of(argument)
+            if is_known_tensor(kind):
+                if not modes_checked and function_mode_enabled():
+                    return False
+                modes_checked = True
+                if parameter.kind == KIND_PLAIN:
+                    reason = specialize_tensor(parameter, argument, device, &tag, &word)
+                else:
+                    reason = specialize_annotated(parameter, argument, kind, device, &tag, &word)
+            elif parameter.kind != KIND_PLAIN:
+                reason = specialize_annotated(parameter, argument, kind, device, &tag, &word)
+            else:
+                reason = specialize_scalar(parameter, argument, kind, &tag, &word)
+            if reason != OK or tag != watched.tag:
+                return False
+            if watched.word >= 0 and words[watched.word] != word:
+                words[watched.word] = word
+                step.stale = True
+        if call.other:
+            for i in range(call.watched_count):
+                if call.watched[i].source >= 0:
+                    call.sources[call.watched[i].source] = IS_WATCHED
+            call.other = False
+        for i in range(3):
+            if step.given.grid[i] != <uint32_t>blocks[i]:
+                step.given.grid[i] = <uint32_t>blocks[i]
+                step.stale = True
+        step.stream = <CUstream>stream
+        step.reached = True
+        step.empty = False
+        return True
 
 
 def set_everywhere(list places, value):
@@ -2720,8 +2917,13 @@ def set_everywhere(list places, value):
         call, index = <Call>(<tuple>place)[0], (<tuple>place)[1]
         if index < 0:
             call.grid = value
+            continue
+        call.values[index] = value
+        if call.sources[index] == 0:
+            call.plan = None  # it is part of the kernel
         else:
-            call.values[index] = value
+            call.sources[index] = IS_OTHER
+            call.other = True
 
 
 def start_recording(calls):

@@ -170,17 +170,21 @@ static void lowlat_graphs_forked(void)
 
 /* ---- sequences: several launches as one graph ---------------------------- */
 
-/* One launch of a sequence: its node, and what the node was last given. */
+/* One launch of a sequence: its node, and what the node is to be given. */
 typedef struct {
     void *owner; /* the SequenceGraph */
     CUgraphNode node; /* NULL where the grid was empty */
-    CUkernelNodeParams given; /* less its parameters */
+    CUkernelNodeParams given; /* its parameters are those below */
+    int stale; /* the node has not been given all of that yet */
     CUstream stream;
     int reached; /* the call has come to its launch */
     int empty;   /* which launches nothing, over an empty grid */
-    size_t size;
-    unsigned char *bytes; /* the parameters */
+    size_t words, maps;   /* how many of each there are */
+    unsigned char *bytes; /* tensor maps, words, and a zero for both scratch pointers */
+    void **parameters;    /* where in `bytes` each one is, the scratch pointers last */
 } lowlat_step;
+
+enum { LOWLAT_TENSOR_MAP = 128 };
 
 /* Of this thread: who collects its calls, how deep in such a call it is, and
  * the step that takes the place of the launch that it is on its way to. */
@@ -194,21 +198,39 @@ static inline int lowlat_deeper(int by) { return lowlat_depth += by; }
 static inline lowlat_step *lowlat_get_step(void) { return lowlat_current_step; }
 static inline void lowlat_set_step(lowlat_step *step) { lowlat_current_step = step; }
 
-/* The step's bytes become these; returns whether they were others, -1 without memory. */
-static inline int lowlat_step_bytes(lowlat_step *step, const void *bytes, size_t size)
+static inline uint64_t *lowlat_step_words(const lowlat_step *step)
 {
-    unsigned char *copy = step->bytes;
-    if (step->size == size && copy != NULL && memcmp(copy, bytes, size) == 0)
+    return (uint64_t *)(step->bytes + step->maps * LOWLAT_TENSOR_MAP);
+}
+
+static inline void lowlat_step_free(lowlat_step *step)
+{
+    free(step->bytes);
+    free(step->parameters);
+    step->bytes = NULL;
+    step->parameters = NULL;
+}
+
+/* Room for so many parameters; returns -1 without memory.  Tensor maps are at
+ * multiples of 128 bytes, as the driver wants them. */
+static inline int lowlat_step_room(lowlat_step *step, size_t words, size_t maps)
+{
+    size_t i, size = maps * LOWLAT_TENSOR_MAP + (words + 1) * sizeof(uint64_t);
+    if (step->bytes != NULL && step->words == words && step->maps == maps)
         return 0;
-    if (step->size != size || copy == NULL) {
-        copy = realloc(step->bytes, size + 1);
-        if (copy == NULL)
-            return -1;
-        step->bytes = copy;
-        step->size = size;
+    lowlat_step_free(step);
+    step->words = words;
+    step->maps = maps;
+    step->bytes = aligned_alloc(128, (size + 127) / 128 * 128);
+    step->parameters = malloc((words + 2) * sizeof(void *));
+    if (step->bytes == NULL || step->parameters == NULL) {
+        lowlat_step_free(step);
+        return -1;
     }
-    memcpy(copy, bytes, size);
-    return 1;
+    memset(step->bytes, 0, size);
+    for (i = 0; i < words + 2; ++i)
+        step->parameters[i] = &lowlat_step_words(step)[i < words ? i : words];
+    return 0;
 }
 
 /* ---- which of the two ways is faster here ------------------------------- */

@@ -3,6 +3,7 @@
 Where there is no torch, those that need a tensor are skipped.
 """
 
+import gc
 import inspect
 import os
 
@@ -26,6 +27,12 @@ GPU = not HIDDEN and oracle.torch is not None and oracle.torch.cuda.is_available
 def pytest_addoption(parser):
     parser.addoption("--long", type=int, default=0, metavar="CALLS", help="how many generated calls to make")
     parser.addoption("--seed", type=int, default=0, help="the first seed of a long run")
+
+
+def pytest_collection_finish():
+    # Many tests collect garbage to see what goes; torch's and Triton's hundred thousands of objects are not garbage.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items):

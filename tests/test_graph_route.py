@@ -191,6 +191,21 @@ def test_the_per_thread_stream():
     assert submitted(pair, lambda: pair.fast(GRID, x, 5))[1] == {"per-thread stream": 2}
 
 
+def test_a_stream_of_a_green_context():
+    """A graph would not keep to the few multiprocessors that its stream has."""
+    x = aligned()
+    pair = by_graph(one, x, 5)
+    null.set_stream(0x1000)
+    null.set_green_stream(0x1000)
+    try:
+        for how in ("not hot", "other context", "other context"):
+            assert submitted(pair, lambda: pair.call(GRID, x, 5))[1] == {how: 1}
+        null.set_stream(0x2000)
+        assert submitted(pair, lambda: pair.call(GRID, x, 5))[1] == {"graph": 1}
+    finally:
+        null.set_green_stream(0)
+
+
 def test_launch_blocking():
     x = aligned()
     pair = by_graph(one, x, 5)

@@ -3,6 +3,7 @@ would be, made as one graph or, where that is not the same, one by one."""
 
 import gc
 import itertools
+import random
 import threading
 
 import pytest
@@ -12,7 +13,7 @@ from triton import knobs
 
 import lowlat
 from lowlat import _fast, null
-from oracle import aligned, outcome, unaligned
+from oracle import aligned, outcome, torch, unaligned
 
 pytestmark = [pytest.mark.null, pytest.mark.torch]
 
@@ -152,6 +153,151 @@ def test_what_is_another_specialisation_is_recorded_again():
     both.check(lambda: sequence.replay(3, **{"0.x": shifted}), by=None, step=lambda norm, rope: (
         norm[GRID](shifted, w, out, 7, 1e-5, BLOCK=32), rope[(2, 2)](out, 3), norm[(7, )](out, w, x, 7, 1e-6, 64)))
     assert sequence.replays["graph"] >= 6 and any("launch 1 (rope)" in reason for reason in sequence.replays)
+
+
+def generated(x, y, n, f, flag, none, c: tl.constexpr, d: tl.constexpr = 3):
+    tl.store(x, n)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("on_change", ["record", "raise"])
+def test_generated_replays(seed, on_change):
+    """Replays with any argument another one, or the same one moved, against Triton's calls."""
+    random_ = random.Random(seed)
+    tensors = [aligned(), unaligned(), aligned().to(torch.float64), aligned().view(8, 8), aligned()[16:],
+               torch.nn.Parameter(aligned())]
+    pools = {"x": tensors, "y": tensors, "n": [7, 9, 10, 16, 32, 1, 2**40, 2**64 - 1, True, 0.5],
+             "f": [0.5, -0.0, 2.5, 3, 16, False], "flag": [True, False, 5], "none": [None, 4], "c": [1, 2, "a", None],
+             "d": [3, True], "grid": [(1, ), (2, 3), [4], (5, 6, 7), (0, ), lambda meta: (2, )]}
+    start = [dict(x=tensors[0], y=tensors[3], n=7 + 2 * i, f=0.5, flag=True, none=None, c=1, grid=(i + 1, ))
+             for i in range(3)]
+    both = Both(None, (generated, ))
+
+    def calls(arguments):
+        def step(kernel):
+            for call in arguments:
+                named = {name: value for name, value in call.items() if name not in ("grid", "x", "y")}
+                kernel[call["grid"]](call["x"], call["y"], **named)
+
+        return step
+
+    sequence = both.record(step=calls(start), on_change=on_change)
+    fast = 0
+    for _ in range(100):
+        changed = [dict(call) for call in start]
+        given = {}
+        for _ in range(random_.choice([0, 0, 1, 1, 2, 5])):
+            number, name = random_.randrange(3), random_.choice(list(start[0]))
+            few = random_.random() < 0.7 and len(pools[name]) > 2  # mostly such as are the same kernel's
+            value = random_.choice(pools[name][:3] if few else pools[name])
+            changed[number][name] = given[f"{number}.{name}"] = value
+        if random_.random() < 0.3:  # what is another kernel's now would be refused from now on
+            make = aligned if on_change == "raise" or random_.random() < 0.8 else unaligned
+            tensors[0].set_(make())
+        if random_.random() < 0.1 and on_change == "record":
+            both.lowlat[0].forget()
+        graphs = sequence.replays.get("graph", 0)
+        try:
+            both.check(lambda given=given: sequence.replay(**given), calls(changed), by=None)
+        except AssertionError:
+            if on_change == "record":
+                raise
+            actual = outcome(lambda given=given: sequence.replay(**given))
+            assert actual.error[0] is lowlat.NotRecordable and actual.launches == [], actual.error
+            continue  # and the values are as they were
+        start = changed
+        fast += sequence.replays.get("graph", 0) - graphs
+    assert fast > 20
+
+
+def test_in_place():
+    """What a launch would notice, a replay notices, though no argument is another object."""
+    x, w, out = aligned(), aligned(), aligned()
+    grid = [3]
+    both = Both(lambda norm, rope: (norm[grid](x, w, out, 7, 1e-5, BLOCK=32), rope[(2, )](out, 5)))
+    sequence = both.record()
+    both.check(sequence.replay)
+    for change in (lambda: x.set_(aligned()), lambda: x.resize_(1 << 20), lambda: grid.__setitem__(0, 5),
+                   lambda: grid.append(2), lambda: out.set_(aligned(128))):
+        change()
+        both.check(sequence.replay)
+        assert sequence.patched in (1, 2)
+        both.check(sequence.replay)
+        assert sequence.patched == 0
+    for change in (lambda: x.set_(unaligned()), lambda: setattr(w, "data", aligned().double()),
+                   lambda: grid.__setitem__(0, 0)):
+        change()
+        both.check(sequence.replay, by=None)
+        assert sequence.replays["graph"] == 11
+    grid[0] = 2
+    both.check(sequence.replay, by=None)
+    both.check(sequence.replay)
+    null.set_device(1)
+    both.check(sequence.replay, by=None)
+    null.set_device(0)
+    both.check(sequence.replay, by=None)
+    both.check(sequence.replay, by=None)
+    both.check(sequence.replay)
+
+    class Mode(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            return function(*args, **(kwargs or {}))
+
+    with Mode():
+        both.check(sequence.replay, by="cuLaunchKernelEx")
+    both.check(sequence.replay)
+
+
+def test_options_and_constexprs():
+    """They are part of the kernel: another one is another kernel, or the same one launched otherwise."""
+    x = aligned()
+    both = Both(lambda kernel: kernel[GRID](x, 5, BLOCK=16, num_warps=2), (rope, ))
+    sequence = both.record("BLOCK", "num_warps")
+
+    def step(block, warps):
+        return lambda kernel: kernel[GRID](x, 5, BLOCK=block, num_warps=warps)
+
+    for block, warps in ((16, 2), (32, 2), (32, 4), (16, 2)):
+        both.check(lambda values=(block, warps): sequence.replay(*values), step(block, warps), by=None)
+        both.check(sequence.replay, step(block, warps))
+
+
+def test_a_replay_that_fails_in_its_middle():
+    """The nodes before it get what they should have at the next replay."""
+    x, w, out = aligned(), aligned(), aligned()
+    both = Both(decode(x, w, out, 7, 100))
+    sequence = both.record("n", "pos", on_change="raise")
+    both.check(sequence.replay)
+    for _ in range(2):
+        with pytest.raises(lowlat.NotRecordable, match="launch 1"):
+            sequence.replay(9, 16)
+        both.check(sequence.replay)
+        both.check(lambda: sequence.replay(9, 101), decode(x, w, out, 9, 101))
+        both.check(lambda: sequence.replay(7, 100))
+    for name in ("cuGraphExecKernelNodeSetParams_v2", "cuGraphLaunch"):
+        null.fail(name, 700)
+        with pytest.raises(lowlat.NotRecordable):
+            sequence.replay(11, 103)
+        null.fail("", 0, 0)
+        both.check(sequence.replay)
+        both.check(lambda: sequence.replay(11, 103), decode(x, w, out, 11, 103))
+        both.check(lambda: sequence.replay(7, 100))
+
+
+def test_a_stream_of_a_green_context():
+    """A graph would not keep to the context's multiprocessors."""
+    x, w, out = aligned(), aligned(), aligned()
+    both = Both(decode(x, w, out, 7, 100))
+    null.set_stream(0x1000)
+    null.set_green_stream(0x1000)
+    try:
+        sequence = both.record()
+        for _ in range(3):
+            both.check(sequence.replay, by="cuLaunchKernelEx")
+        null.set_green_stream(0)
+        both.check(sequence.replay)
+    finally:
+        null.set_green_stream(0)
 
 
 def test_or_refused():

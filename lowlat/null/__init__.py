@@ -161,6 +161,11 @@ def set_capturing(stream: int, capturing: bool = True, device: int = 0) -> None:
         raise ValueError("the null driver captures 64 streams at most")
 
 
+def set_green_stream(stream: int) -> None:
+    """Say that `stream` is of a green context: cuStreamGetCtx tells another context than the current one. 0 ends it."""
+    _library().lowlat_null_set_green_stream(stream)
+
+
 def clear_capturing() -> None:
     """No stream is being captured any more."""
     _library().lowlat_null_clear_capturing()
@@ -315,6 +320,8 @@ def _load() -> Any:
     # Loaded under the soname libcuda.so.1: whoever asks for that library from now on gets this one.
     lib = ctypes.CDLL(str(_LIBRARY), mode=ctypes.RTLD_GLOBAL)
     lib.lowlat_null_launches.restype = ctypes.c_uint64
+    lib.lowlat_null_set_green_stream.argtypes = [ctypes.c_uint64]
+    lib.lowlat_null_set_green_stream.restype = None
     lib.lowlat_null_set_stream.argtypes = [ctypes.c_int, ctypes.c_void_p]
     lib.lowlat_null_take.restype = ctypes.c_void_p
     lib.lowlat_null_free.argtypes = [ctypes.c_void_p]

@@ -83,6 +83,7 @@ static atomic_int recording;
 static pthread_mutex_t event_lock = PTHREAD_MUTEX_INITIALIZER;
 static null_event *events_head, **events_tail = &events_head;
 static _Atomic uint64_t graph_count;     /* executable graphs alive */
+static _Atomic uint64_t green_stream; /* of a green context; 0: none */
 static _Atomic uint64_t violation_count; /* of what graphs demand of their users */
 static _Atomic uint64_t spoilt_count;    /* launches that ended a capture */
 static atomic_int linger_yields;
@@ -227,6 +228,8 @@ EXPORT int lowlat_null_set_capturing(uint64_t stream, int capturing, int device)
     pthread_mutex_unlock(&capture_lock);
     return result;
 }
+
+EXPORT void lowlat_null_set_green_stream(uint64_t stream) { atomic_store(&green_stream, stream); }
 
 EXPORT void lowlat_null_clear_capturing(void)
 {
@@ -534,6 +537,18 @@ EXPORT CUresult cuStreamSynchronize(CUstream stream)
 {
     (void)stream;
     ENTER();
+    return CUDA_SUCCESS;
+}
+
+/* A stream is of the context that is current, but for the one said to be of a
+ * green context. */
+EXPORT CUresult cuStreamGetCtx(CUstream stream, CUcontext *context)
+{
+    static struct null_context green;
+    ENTER();
+    if (current_context == NULL)
+        return CUDA_ERROR_INVALID_CONTEXT;
+    *context = stream != NULL && (uint64_t)stream == atomic_load(&green_stream) ? &green : current_context;
     return CUDA_SUCCESS;
 }
 
@@ -1221,7 +1236,8 @@ static const struct {
     ENTRY(cuInit), ENTRY(cuDriverGetVersion), ENTRY(cuDeviceGetCount), ENTRY(cuDeviceGet),
     ENTRY(cuDeviceGetAttribute), ENTRY(cuDevicePrimaryCtxRetain), ENTRY(cuCtxGetCurrent), ENTRY(cuCtxSetCurrent),
     ENTRY(cuCtxGetDevice), ENTRY(cuCtxSynchronize), ENTRY(cuCtxGetLimit), ENTRY(cuCtxSetLimit),
-    ENTRY(cuStreamSynchronize), ENTRY(cuStreamIsCapturing), ENTRY(cuThreadExchangeStreamCaptureMode),
+    ENTRY(cuStreamSynchronize), ENTRY(cuStreamGetCtx), ENTRY(cuStreamIsCapturing),
+    ENTRY(cuThreadExchangeStreamCaptureMode),
     ENTRY(cuModuleLoadData), ENTRY(cuModuleUnload),
     ENTRY(cuModuleGetFunction), ENTRY(cuFuncGetAttribute), ENTRY(cuFuncSetAttribute), ENTRY(cuFuncSetCacheConfig),
     ENTRY(cuOccupancyMaxActiveClusters), ENTRY(cuPointerGetAttribute), ENTRY(cuTensorMapEncodeTiled),
