@@ -233,5 +233,5 @@ def floor(
     shared: int,
     stream: int,
     count: int,
-    by_graph: bool = False,
+    nodes: int = 0,
 ) -> float: ...

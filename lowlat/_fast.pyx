@@ -4666,29 +4666,28 @@ def function_mode_active():
 
 
 def floor(uint64_t function, list pointers, int zeros, int threads, int shared, uint64_t stream, int count,
-          bint by_graph=False):
+          int nodes=0):
     """Nanoseconds per launch of a plain C loop of `count` calls of cuLaunchKernelEx over one block, with `pointers` as
-    the first parameters and `zeros` further words of zero: what no launcher can beat with that call.  `by_graph`: of
-    a one-node graph that gets its parameters anew each time.
+    the first parameters and `zeros` further words of zero: what no launcher can beat with that call.  With `nodes`: of
+    a graph of so many, one after the other, each of which gets another word behind the pointers every time.
 
     Raises RuntimeError, as Triton does, if the driver refuses a launch or the graph, OSError if there is no driver.
     """
     cdef CUlaunchConfig config
     cdef CUkernelNodeParams node
-    cdef lowlat_graph* graph = NULL
-    cdef lowlat_graph* graphs = NULL
-    cdef uint32_t hot = 0
-    cdef void* context = NULL
+    cdef CUgraph graph = NULL
+    cdef CUgraphExec executable = NULL
     cdef int64_t started
-    cdef int i, _
+    cdef int i, j
     cdef CUresult result = 0
     cdef int words = <int>len(pointers) + zeros
     cdef uint64_t* storage = <uint64_t*>calloc(words + 1, sizeof(uint64_t))
     cdef void** parameters = <void**>malloc((words + 1) * sizeof(void*))
+    cdef CUgraphNode* places = <CUgraphNode*>calloc(nodes + 1, sizeof(CUgraphNode))
     try:
         if driver.launch == NULL:
             find_driver()
-        if storage == NULL or parameters == NULL:
+        if storage == NULL or parameters == NULL or places == NULL:
             raise MemoryError()
         for i in range(words):
             parameters[i] = &storage[i]
@@ -4706,31 +4705,46 @@ def floor(uint64_t function, list pointers, int zeros, int threads, int shared, 
         memcpy(node.block, config.block, sizeof(node.block))
         node.shared = shared
         node.parameters = parameters
-        if by_graph:
+        if nodes != 0:
             if lowlat_graphs_missing != NULL:
                 find_graphs()
-            if lowlat_graphs_missing == NULL and driver.current_context(&context) == 0:
-                graph = lowlat_graph_make(&graphs, &hot, config.stream, context, &node)
-            if graph == NULL:
-                raise RuntimeError("the driver makes no graph of this launch")
+            if lowlat_graphs_missing != NULL:
+                raise RuntimeError("the driver has no graphs")
+            result = lowlat_graphs.create(&graph, 0)
+            for j in range(nodes):
+                if result == 0:
+                    result = lowlat_graphs.add_kernel(&places[j], graph, &places[j - (j > 0)], j > 0, &node)
+            if result == 0:
+                result = lowlat_graphs.instantiate(&executable, graph, 0)
+            if result == 0:
+                result = lowlat_graphs.launch(executable, config.stream)  # makes room for it on the device
         with nogil:
             started = lowlat_now()
-            for _ in range(count):
-                if graph != NULL:
-                    result = lowlat_graph_launch(graph, &node)
-                else:
-                    result = driver.launch(&config, <CUfunction>function, parameters, NULL)
+            for i in range(count if result == 0 else 0):
+                for j in range(nodes):
+                    storage[words - zeros] = i + j
+                    result = lowlat_graphs.set_parameters(executable, places[j], &node)
+                    if result != 0:
+                        break
+                if result == 0:
+                    if nodes != 0:
+                        result = lowlat_graphs.launch(executable, config.stream)
+                    else:
+                        result = driver.launch(&config, <CUfunction>function, parameters, NULL)
                 if result != 0:
                     break
             started = lowlat_now() - started
         if result != 0:
             raise_driver_error(result)
     finally:
+        if executable != NULL:
+            lowlat_graphs.destroy_exec(executable)
         if graph != NULL:
-            lowlat_graph_destroy(graph)
+            lowlat_graphs.destroy(graph)
         free(storage)
         free(parameters)
-    return <double>started / count
+        free(places)
+    return <double>started / count / max(nodes, 1)
 
 
 # ---- C slots ------------------------------------------------------------------------------------------------------

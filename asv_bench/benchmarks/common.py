@@ -77,7 +77,7 @@ def timed(timers, kernels, counter, per_item=1):
 
     def after(name, batch):
         launches = batch.launches * per_item
-        count.add("launches", launches)
+        count.add("launches", batch.made * per_item)
         fastest[name] = min(fastest[name], batch.nanoseconds / launches)
 
     gc.collect()

@@ -5,6 +5,7 @@ from one process, with the paths of a case interleaved batch by batch, so that a
 everything and gives two samples of each, since batches that follow each other have more in common than is true.
 """
 
+import importlib
 from functools import partial
 
 from .common import case_named, checkout_bench, device, needs, passes, samples, timed, timers
@@ -36,11 +37,18 @@ SITES = {  # the calls that follow each other at one place
 }
 
 
+ROUTES = ["lowlat by graph", "lowlat", "floor by graph", "floor"]
+BY_GRAPH = ["19 params", "0 params", "58 params"]
+SEQUENCE = "sequence of 32"
+REPLAYS = ["replay, all patched", "replay, none patched", "lowlat", "floor by graph"]
+
+
 def setup_cache():
     return passes({
         **{name: partial(latency, name) for name in CASES},
         **{name: partial(argument, name) for name in KINDS},
         **{name: partial(site, name) for name in SITES},
+        **{f"{name} by graph": partial(by_graph, name) for name in (*BY_GRAPH, SEQUENCE)},
     })
 
 
@@ -107,6 +115,17 @@ def site(name):
     return timed(timers(loops, items, bench.timing.BATCH // len(calls)), [kernels["lowlat"]], p0, len(calls))
 
 
+def by_graph(name):
+    needs("record")
+    checkout_bench()
+    graphs = importlib.import_module("checkout_bench.graphs")
+    paths, counter, check = (graphs.sequence(device()) if name == SEQUENCE
+                             else graphs.routes(case_named(name), device()))
+    measured = timed(paths, [], counter)
+    check()
+    return measured
+
+
 class Latency:
     """One launch; floor: cuLaunchKernelEx in a C loop, wrapper: lowlat by way of Triton's compiled launcher."""
 
@@ -147,3 +166,30 @@ class Site:
 
     track_site.unit = "us"
     track_site.rounds = 4
+
+
+class Routes:
+    """One launch by the plain call and by a patched one-node graph, of lowlat's and in C loops."""
+
+    params = [ROUTES, BY_GRAPH]
+    param_names = ["path", "case"]
+    version = "1"
+
+    def track_route(self, measured, path, case):
+        return samples(measured, f"{case} by graph", path, 1e-3)
+
+    track_route.unit = "us"
+
+
+class Sequences:
+    """One launch of a recorded sequence of 32, each with other arguments than the last time, or none; the same launches
+    one by one; and a graph of 32 patched nodes in a C loop."""
+
+    params = [REPLAYS]
+    param_names = ["path"]
+    version = "1"
+
+    def track_replay(self, measured, path):
+        return samples(measured, f"{SEQUENCE} by graph", path, 1e-3)
+
+    track_replay.unit = "us"

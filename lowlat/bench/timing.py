@@ -17,11 +17,17 @@ BATCH = 300  # the driver's launch queue holds about 1,000
 
 
 class Timed(NamedTuple):
-    """When a batch began (perf_counter_ns), how long it took until its last launch had returned, how many they were."""
+    """When a batch began (perf_counter_ns), how long it took until its last launch had returned, how many they were;
+    and how many were made before the clock was started."""
 
     start: int
     nanoseconds: float
     launches: int
+    before: int = 0
+
+    @property
+    def made(self) -> int:
+        return self.launches + self.before
 
 
 Timer = Callable[[], Timed]
