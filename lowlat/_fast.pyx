@@ -545,7 +545,7 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
     cdef Tail tail
     cdef uint64_t* fingerprint = <uint64_t*>alloca(((<Binding>binding).words + TAIL_ROOM) * sizeof(uint64_t))
     cdef uint64_t* payload = <uint64_t*>alloca((count + TAIL_ROOM) * sizeof(uint64_t))
-    fingerprint[0] = state.environment << 32 | <uint64_t><uint32_t>device
+    fingerprint[0] = header_of(device)
     fingerprint[1] = (<Binding>binding).option_names
     reason = specialize_call(kernel, <Binding>binding, args, arguments, fingerprint, payload, &tail)
     if reason != OK:
@@ -598,6 +598,16 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
             return leave(kernel, NO_CONTEXT, grid, args, positional, names, keywords, through)
         raise_driver_error(result)
     return compiled
+
+
+cdef inline uint64_t header_of(int device):
+    """A fingerprint's first word: the knobs that are part of the key, by number, and the device."""
+    return state.environment << 32 | <uint64_t><uint32_t>device
+
+
+cdef inline bint launches_nothing(const int32_t* blocks):
+    """Triton multiplies in 32 bits and launches nothing unless the product is positive."""
+    return <int32_t>(<uint32_t>blocks[0] * <uint32_t>blocks[1] * <uint32_t>blocks[2]) <= 0
 
 
 cdef inline int live_reason(Kernel kernel) except -1:
@@ -2249,10 +2259,10 @@ cdef CUresult launch_with_driver(Plan plan, const int32_t* blocks, void* stream,
     cdef void** parameters = <void**>alloca((count + 2) * sizeof(void*))
     cdef CUfunction function = plan.function
     cdef CUresult result
-    if <int32_t>(<uint32_t>blocks[0] * <uint32_t>blocks[1] * <uint32_t>blocks[2]) <= 0:
+    if launches_nothing(blocks):
         if state.recorders != 0 and lowlat_get_step() != NULL:
             lowlat_get_step().empty = lowlat_get_step().reached = True
-        return 0  # Triton multiplies in 32 bits and launches nothing unless the product is positive
+        return 0
     for i in range(count):
         parameters[i] = &payload[plan.slots[i]]
     if maps != NULL:
@@ -2860,13 +2870,12 @@ cdef class SequenceGraph:
             return False
         if kernel.has_globals and not globals_unchanged(kernel):
             return False
-        if (plan.words[0] != (state.environment << 32 | <uint64_t><uint32_t>device)
+        if (plan.words[0] != header_of(device)
                 or not lowlat_stamp_current(&plan.stamp, <PyObject*>kernel.device_caches)
                 or plan.function != step.given.function or plan.route_ != ROUTE_DRIVER):
             return False
-        if not (is_tuple(grid) or is_list(grid)) or not parse_grid(grid, ROUTE_DRIVER, blocks):
-            return False
-        if <int32_t>(<uint32_t>blocks[0] * <uint32_t>blocks[1] * <uint32_t>blocks[2]) <= 0:
+        if (not (is_tuple(grid) or is_list(grid)) or not parse_grid(grid, ROUTE_DRIVER, blocks)
+                or launches_nothing(blocks)):
             return False
         words = lowlat_step_words(step)
         for i in range(call.watched_count if call.other else call.tensor_count):
@@ -4647,7 +4656,7 @@ def fingerprint_of(Kernel kernel, tuple args, dict kwargs):
     if kernel.variadic >= 0:
         variadic = variadic_of(kernel, given, positional)
         arguments[kernel.variadic] = <PyObject*>variadic
-    fingerprint[0] = state.environment << 32 | <uint32_t>(lowlat_current_device() if state.c_getters else 0)
+    fingerprint[0] = header_of(lowlat_current_device() if state.c_getters else 0)
     fingerprint[1] = binding.option_names
     reason = specialize(kernel, binding, given, arguments, fingerprint, payload, &tail)
     if reason != OK:

@@ -248,6 +248,44 @@ def test_in_place():
     both.check(sequence.replay)
 
 
+FACTOR = tl.constexpr(3)
+
+
+def scaled(x, n):
+    tl.store(x, n * FACTOR)
+
+
+def test_knobs_and_globals(monkeypatch):
+    """What is part of the key without being an argument: as Triton has it, also where that is an error."""
+    x = aligned()
+    both = Both(lambda kernel: kernel[GRID](x, 5), (scaled, ))
+    sequence = both.record()
+    both.check(sequence.replay)
+    with knobs.compilation.scope():
+        knobs.compilation.instrumentation_mode = "other"
+        both.check(sequence.replay, by=None)
+        both.check(sequence.replay)
+    both.check(sequence.replay, by=None)
+    both.check(sequence.replay)
+    monkeypatch.setitem(globals(), "FACTOR", tl.constexpr(4))
+    both.check(sequence.replay, by=None)
+    monkeypatch.undo()
+    both.check(sequence.replay, by=None)
+    both.check(sequence.replay)
+
+
+def test_a_graph_that_could_not_be_made():
+    """The one before it stays, and is not given less for what the failed one has looked at."""
+    x, w, out = aligned(), aligned(), aligned()
+    both = Both(decode(x, w, out, 7, 100))
+    sequence = both.record("n", "pos")
+    both.check(sequence.replay)
+    null.fail("cuGraphInstantiateWithFlags", 700)
+    both.check(lambda: sequence.replay(9, 16), decode(x, w, out, 9, 16), by="cuLaunchKernelEx")
+    null.fail("", 0, 0)
+    both.check(lambda: sequence.replay(9, 103), decode(x, w, out, 9, 103))
+
+
 def test_options_and_constexprs():
     """They are part of the kernel: another one is another kernel, or the same one launched otherwise."""
     x = aligned()
