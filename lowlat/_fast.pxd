@@ -244,6 +244,8 @@ cdef struct Watched:
     int parameter
     int word                  # of the step; -1: it is part of the kernel
     uint8_t tag               # of the fingerprint
+    bint noted                # among the others
+    int other                 # of the n-th: the n-th of the others
 
 
 @cython.final
@@ -260,8 +262,8 @@ cdef class Call:
     cdef uint64_t cleared     # the kernel's table of plans, by then
     cdef Watched* watched     # arguments that are not part of the kernel, tensors first
     cdef Py_ssize_t watched_count, tensor_count
-    cdef uint8_t* sources     # of each of `values`: IS_WATCHED, IS_OTHER where it is not what it was the last time
-    cdef bint other           # one of them is
+    cdef Py_ssize_t other_count  # no tensors, and not what they were the last time
+    cdef uint16_t* places     # of each of `values`: where it is watched, from 1; 0: it is part of the kernel
 
 
 @cython.final

@@ -2447,11 +2447,6 @@ cdef PyObject* launch_recorded(PyObject* target, bint is_kernel, PyObject* grid,
     return result
 
 
-cdef enum:
-    IS_WATCHED = 1
-    IS_OTHER = 2
-
-
 cdef inline bint is_known_tensor(PyTypeObject* kind):
     return kind == state.tensor_type or kind == state.parameter_type
 
@@ -2557,12 +2552,12 @@ cdef class Call:
         self.target, self.grid, self.values, self.names, self.place = target, grid, values, names, place
         self.by_triton = by_triton
         self.through = THROUGH_RUN if through_run else THROUGH_GETITEM
-        self.sources = <uint8_t*>calloc(len(values) + 1, 1)
-        if self.sources == NULL:
+        self.places = <uint16_t*>calloc(len(values) + 1, sizeof(uint16_t))
+        if self.places == NULL:
             raise MemoryError()
 
     def __dealloc__(self):
-        free(self.sources)
+        free(self.places)
         free(self.watched)
 
     def name(self):
@@ -2807,7 +2802,7 @@ cdef class SequenceGraph:
             raise MemoryError()
         call.watched = watched
         call.watched_count = 0
-        memset(call.sources, 0, len(call.values))
+        memset(call.places, 0, len(call.values) * sizeof(uint16_t))
         for tensors in (True, False):
             for i in range(kernel.parameter_count):
                 if kernel.parameters[i].kind == KIND_CONSTEXPR:
@@ -2828,12 +2823,13 @@ cdef class SequenceGraph:
                 for j in range(plan.slot_count):
                     if plan.slots[j] == i:
                         watched.word = <int>j
-                if source >= 0:
-                    call.sources[source] = IS_WATCHED
+                watched.noted = False
                 call.watched_count += 1
+                if source >= 0:
+                    call.places[source] = <uint16_t>call.watched_count
             if tensors:
                 call.tensor_count = call.watched_count
-        call.other = False
+        call.other_count = 0
         call.graph = <void*>self
         call.cleared = kernel.plans_.cleared
         call.plan = plan
@@ -2878,10 +2874,8 @@ cdef class SequenceGraph:
                 or launches_nothing(blocks)):
             return False
         words = lowlat_step_words(step)
-        for i in range(call.watched_count if call.other else call.tensor_count):
-            watched = &call.watched[i]
-            if i >= call.tensor_count and (watched.source < 0 or call.sources[watched.source] == IS_WATCHED):
-                continue
+        for i in range(call.tensor_count + call.other_count):
+            watched = &call.watched[i if i < call.tensor_count else call.watched[i - call.tensor_count].other]
             parameter = &kernel.parameters[watched.parameter]
             argument = (parameter.default if watched.source < 0
                         else (<PyListObject*><PyObject*>call.values).ob_item[watched.source])
@@ -2903,11 +2897,9 @@ cdef class SequenceGraph:
             if watched.word >= 0 and words[watched.word] != word:
                 words[watched.word] = word
                 step.stale = True
-        if call.other:
-            for i in range(call.watched_count):
-                if call.watched[i].source >= 0:
-                    call.sources[call.watched[i].source] = IS_WATCHED
-            call.other = False
+        for i in range(call.other_count):
+            call.watched[call.watched[i].other].noted = False
+        call.other_count = 0
         for i in range(3):
             if step.given.grid[i] != <uint32_t>blocks[i]:
                 step.given.grid[i] = <uint32_t>blocks[i]
@@ -2922,17 +2914,20 @@ def set_everywhere(list places, value):
     """Give the argument at each (call, index) this value."""
     cdef Call call
     cdef Py_ssize_t index
-    for place in places:
-        call, index = <Call>(<tuple>place)[0], (<tuple>place)[1]
+    cdef int place
+    for call_and_index in places:
+        call, index = <Call>(<tuple>call_and_index)[0], (<tuple>call_and_index)[1]
         if index < 0:
             call.grid = value
             continue
         call.values[index] = value
-        if call.sources[index] == 0:
+        place = call.places[index]
+        if place == 0:
             call.plan = None  # it is part of the kernel
-        else:
-            call.sources[index] = IS_OTHER
-            call.other = True
+        elif place > call.tensor_count and not call.watched[place - 1].noted:
+            call.watched[place - 1].noted = True
+            call.watched[call.other_count].other = place - 1
+            call.other_count += 1
 
 
 def start_recording(calls):
