@@ -261,11 +261,11 @@ def test_knobs_and_globals(monkeypatch):
     both = Both(lambda kernel: kernel[GRID](x, 5), (scaled, ))
     sequence = both.record()
     both.check(sequence.replay)
-    with knobs.compilation.scope():
-        knobs.compilation.instrumentation_mode = "other"
-        both.check(sequence.replay, by=None)
+    with knobs.runtime.scope():
+        knobs.runtime.debug = True
+        both.check(sequence.replay, by="cuLaunchKernelEx")
         both.check(sequence.replay)
-    both.check(sequence.replay, by=None)
+    both.check(sequence.replay, by="cuLaunchKernelEx")
     both.check(sequence.replay)
     monkeypatch.setitem(globals(), "FACTOR", tl.constexpr(4))
     both.check(sequence.replay, by=None)
@@ -283,7 +283,7 @@ def test_a_graph_that_could_not_be_made():
     null.fail("cuGraphInstantiateWithFlags", 700)
     both.check(lambda: sequence.replay(9, 16), decode(x, w, out, 9, 16), by="cuLaunchKernelEx")
     null.fail("", 0, 0)
-    both.check(lambda: sequence.replay(9, 103), decode(x, w, out, 9, 103))
+    both.check(lambda: sequence.replay(pos=103), decode(x, w, out, 9, 103))
 
 
 def test_options_and_constexprs():
@@ -375,6 +375,8 @@ def test_live_state_is_observed():
     assert len(seen) == 8
     for kernels in (both.triton, both.lowlat):
         kernels[1].pre_run_hooks.clear()
+    both.check(sequence.replay)
+    for kernels in (both.triton, both.lowlat):
         kernels[1].device_caches[0][0].clear()
     both.check(sequence.replay, by="cuLaunchKernelEx")
     both.check(sequence.replay)
