@@ -578,7 +578,7 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
     if warmup:
         lowlat_hold(compiled)
         return compiled
-    if not is_tuple(grid) and not is_list(grid) and PyCallable_Check(<object>grid):
+    if calls_for_grid(grid):
         return launch_over_callable(kernel, <Plan>plan, <object>compiled, grid, stream, arguments,
                                     <const uint8_t*>(fingerprint + 2), payload, &tail)
     if not parse_grid(grid, (<Plan>plan).route_, blocks):
@@ -603,6 +603,10 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
 cdef inline uint64_t header_of(int device):
     """A fingerprint's first word: the knobs that are part of the key, by number, and the device."""
     return state.environment << 32 | <uint64_t><uint32_t>device
+
+
+cdef inline bint calls_for_grid(PyObject* grid):
+    return not is_tuple(grid) and not is_list(grid) and PyCallable_Check(<object>grid)
 
 
 cdef inline bint launches_nothing(const int32_t* blocks):
@@ -2762,6 +2766,7 @@ cdef class SequenceGraph:
         lowlat_set_step(step)
         try:
             if isinstance(call.target, Kernel):
+                call.cleared = (<Kernel>call.target).plans_.cleared  # before a grid callable can drop the plan
                 result = launch(<Kernel>call.target, grid, items, positional, names, keywords, call.through)
             else:
                 result = (<Outer>call.target).call(grid, items, positional, names, keywords, call.through)
@@ -2788,6 +2793,8 @@ cdef class SequenceGraph:
         cdef const uint8_t* tags = <const uint8_t*>(plan.words + 2)
         if not isinstance(call.target, Kernel) or call.through != THROUGH_GETITEM or plan.map_count != 0:
             return 0
+        if calls_for_grid(<PyObject*>call.grid):
+            return 0
         kernel = <Kernel>call.target
         binding = kernel.binding
         if kernel.variadic >= 0 or not fits(binding, positional, tuple_items(<PyObject*>call.names), keywords):
@@ -2801,7 +2808,7 @@ cdef class SequenceGraph:
         if watched == NULL:
             raise MemoryError()
         call.watched = watched
-        call.watched_count = 0
+        call.watched_count = call.tensor_count = call.other_count = 0
         memset(call.places, 0, len(call.values) * sizeof(uint16_t))
         for tensors in (True, False):
             for i in range(kernel.parameter_count):
@@ -2829,9 +2836,7 @@ cdef class SequenceGraph:
                     call.places[source] = <uint16_t>call.watched_count
             if tensors:
                 call.tensor_count = call.watched_count
-        call.other_count = 0
         call.graph = <void*>self
-        call.cleared = kernel.plans_.cleared
         call.plan = plan
         return 0
 
@@ -2870,8 +2875,7 @@ cdef class SequenceGraph:
                 or not lowlat_stamp_current(&plan.stamp, <PyObject*>kernel.device_caches)
                 or plan.function != step.given.function or plan.route_ != ROUTE_DRIVER):
             return False
-        if (not (is_tuple(grid) or is_list(grid)) or not parse_grid(grid, ROUTE_DRIVER, blocks)
-                or launches_nothing(blocks)):
+        if calls_for_grid(grid) or not parse_grid(grid, ROUTE_DRIVER, blocks) or launches_nothing(blocks):
             return False
         words = lowlat_step_words(step)
         for i in range(call.tensor_count + call.other_count):
@@ -2921,6 +2925,8 @@ def set_everywhere(list places, value):
             call.grid = value
             continue
         call.values[index] = value
+        if call.plan is None:
+            continue  # all of it is looked at
         place = call.places[index]
         if place == 0:
             call.plan = None  # it is part of the kernel

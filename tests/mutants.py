@@ -578,8 +578,8 @@ MUTANTS = [
            "PyTuple_Type.tp_as_sequence->sq_length;\n", "    (void)type;\n    return PyTuple_Check(object);\n",
            edge(54)),
     Mutant("a tuple is never called", FAST,
-           "    if not is_tuple(grid) and not is_list(grid) and PyCallable_Check",
-           "    if not isinstance(<object>grid, (tuple, list)) and PyCallable_Check", edge(54)),
+           "    return not is_tuple(grid) and not is_list(grid) and PyCallable_Check",
+           "    return not isinstance(<object>grid, (tuple, list)) and PyCallable_Check", edge(54)),
 
     # ---- the launch -------------------------------------------------------------------------------------------------
     Mutant("True is all ones", FAST,
@@ -838,6 +838,19 @@ MUTANTS = [
     Mutant("replays do not compare globals", FAST,
            "        if kernel.has_globals and not globals_unchanged(kernel):\n            return False\n", "",
            sequences("knobs_and_globals")),
+    Mutant("what could not be watched is noted without end", FAST,
+           "        call.watched_count = call.tensor_count = call.other_count = 0\n",
+           "        call.watched_count = 0\n",
+           sequences("arguments_that_are_not_looked_at_one_by_one"),
+           also=(("        if call.plan is None:\n            continue  # all of it is looked at\n", ""), )),
+    Mutant("a plan that a grid callable drops is used again", FAST,
+           "        if calls_for_grid(<PyObject*>call.grid):\n            return 0\n", "",
+           sequences("a_grid_callable_that_drops_the_plan"),
+           also=(("                call.cleared = (<Kernel>call.target).plans_.cleared  # before a grid callable can "
+                  "drop the plan\n", ""),
+                 ("        call.graph = <void*>self\n        call.plan = plan\n",
+                  "        call.graph = <void*>self\n        call.cleared = kernel.plans_.cleared\n        "
+                  "call.plan = plan\n"))),
     Mutant("a graph takes what another one has looked at", FAST, " or call.graph != <void*>self", "",
            sequences("a_graph_that_could_not_be_made")),
     Mutant("a stream of a green context is like any other", FAST,

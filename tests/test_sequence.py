@@ -1,11 +1,13 @@
 """`lowlat.record()`: what is recorded is launched as always; what is replayed are the launches that the same calls
 would be, made as one graph or, where that is not the same, one by one."""
 
+import enum
 import gc
 import itertools
 import random
 import threading
 
+import numpy
 import pytest
 import triton
 import triton.language as tl
@@ -246,6 +248,51 @@ def test_in_place():
     with Mode():
         both.check(sequence.replay, by="cuLaunchKernelEx")
     both.check(sequence.replay)
+
+
+class Whole(enum.IntEnum):
+    THREE = 3
+
+
+@pytest.mark.parametrize("kind", ["float64", "enum", "subclass", "tuple"])
+def test_arguments_that_are_not_looked_at_one_by_one(kind):
+    """A call with one of these goes the whole way each time, as often as it is replayed."""
+    class Subclass(torch.Tensor):
+        pass
+
+    x, others = aligned(), [aligned() for _ in range(2)]
+    f, c = 0.5, 4
+    if kind == "tuple":
+        c = (1, 2)
+    else:
+        f = {"float64": numpy.float64(0.5), "enum": Whole.THREE, "subclass": aligned().as_subclass(Subclass)}[kind]
+    both = Both(lambda kernel: kernel[GRID](x, x, 7, f, True, None, c), (generated, ))
+    sequence = both.record("x", "n")
+    for i in range(3000):
+        sequence.replay(others[i % 2], 9 + 2 * (i % 2))
+    both.check(sequence.replay, lambda kernel: kernel[GRID](others[1], x, 11, f, True, None, c))
+    assert sequence.replays == {"graph": 3001}
+
+
+def test_a_grid_callable_that_drops_the_plan():
+    x = aligned()
+    both = Both(lambda kernel: kernel[GRID](x, 7), (scaled, ))
+    both.step(*both.lowlat), both.step(*both.triton)
+    sequence = both.record("grid")
+
+    def grids(kernel):
+        def grid(meta):
+            kernel.debug = True
+            return GRID
+
+        return grid
+
+    both.check(lambda: sequence.replay(grids(both.lowlat[0])),
+               lambda kernel: kernel[grids(both.triton[0])](x, 7))
+    for _ in range(3):
+        expected, actual = outcome(lambda: both.step(*both.triton)), outcome(lambda: sequence.replay(GRID))
+        assert expected.launches == actual.launches
+    assert both.lowlat[0].plans
 
 
 FACTOR = tl.constexpr(3)
