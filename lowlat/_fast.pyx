@@ -2676,7 +2676,7 @@ cdef class SequenceGraph:
         for i in range(self.count):
             step = &self.steps[i]
             if step.stale and not step.empty:
-                # One after the other, with nothing of our own between them: half the time for each.
+                # One after the other: between calls, each found the caches cold.
                 result = lowlat_graphs.set_parameters(executable, step.node, &step.given)
                 if result != 0:
                     refuse_patch(i, self.calls[i], result)

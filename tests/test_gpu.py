@@ -759,7 +759,7 @@ class Wrapper(torch.Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        raise NotImplementedError(func)
+        raise RuntimeError(f"{func} of a tensor that has no storage")
 
 
 def inference(x):
