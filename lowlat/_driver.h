@@ -48,6 +48,25 @@ enum {
     CU_STREAM_PER_THREAD = 2, /* of all handles the one that is another stream in each thread */
 };
 
+/* Parameters as one buffer, laid out as the kernel reads them, instead of a
+ * pointer to each: the driver's `extra`, which costs it less. */
+typedef struct {
+    void *extra[5];
+    size_t size;
+} lowlat_buffer;
+
+static inline void **lowlat_fill_extra(lowlat_buffer *buffer, void *bytes, size_t size)
+{
+    void **extra = buffer->extra;
+    buffer->size = size;
+    extra[0] = (void *)1; /* CU_LAUNCH_PARAM_BUFFER_POINTER */
+    extra[1] = bytes;
+    extra[2] = (void *)2; /* CU_LAUNCH_PARAM_BUFFER_SIZE */
+    extra[3] = &buffer->size;
+    extra[4] = NULL; /* CU_LAUNCH_PARAM_END */
+    return extra;
+}
+
 typedef union {
     char bytes[64];
     int32_t integer;
@@ -106,6 +125,7 @@ typedef struct {
     CUresult (*error_string)(CUresult, const char **);
     CUresult (*set_function_attribute)(CUfunction, int, int);
     CUresult (*current_context)(void **);
+    CUresult (*parameter_info)(CUfunction, size_t, size_t *, size_t *); /* NULL before CUDA 12.4 */
 } lowlat_driver_api;
 
 /* Fills `api` from the process's libcuda.so.1.  Returns NULL, or what is
@@ -127,6 +147,7 @@ static inline const char *lowlat_driver_find(lowlat_driver_api *api)
     *(void **)&api->current_context = dlsym(library, "cuCtxGetCurrent");
     if (api->current_context == NULL)
         return "cuCtxGetCurrent in libcuda.so.1";
+    *(void **)&api->parameter_info = dlsym(library, "cuFuncGetParamInfo");
     return NULL;
 }
 

@@ -36,12 +36,14 @@ cdef extern from "_driver.h":
         uint32_t block[3]
         uint32_t shared
         void** parameters
+        void** extra
 
     ctypedef struct lowlat_driver_api:
         CUresult (*launch)(const CUlaunchConfig*, CUfunction, void**, void**) nogil
         CUresult (*error_string)(CUresult, const char**)
         CUresult (*set_function_attribute)(CUfunction, int, int) nogil
         CUresult (*current_context)(void **) nogil
+        CUresult (*parameter_info)(CUfunction, size_t, size_t*, size_t*)
 
 
 cdef extern from "_graph.h":
@@ -59,6 +61,8 @@ cdef extern from "_graph.h":
         bint reached, empty
         uint8_t* bytes
         void** parameters
+        uint16_t* offsets
+        size_t size
 
 
 cdef extern from "_python.h":
@@ -209,6 +213,8 @@ cdef class Plan(Entry):
     cdef uint32_t attribute_count
     cdef Py_ssize_t slot_count
     cdef uint16_t* slots      # per kernel parameter: index of the argument it is
+    cdef uint16_t* offsets    # per kernel parameter, the two scratch pointers last: where the kernel reads it
+    cdef size_t buffer_size   # of that buffer; 0: not known, or tensor maps are among them. Then pointers are passed
     cdef CUlaunchAttribute attributes[4]
     cdef Py_ssize_t map_count
     cdef TensorMaps* maps

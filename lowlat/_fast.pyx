@@ -16,7 +16,7 @@ from cpython.number cimport PyNumber_Index
 from cpython.object cimport PyCallable_Check, PyObject, PyObject_Call, PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_New, PyTuple_SET_ITEM
-from libc.stdint cimport INT32_MAX, INT32_MIN
+from libc.stdint cimport INT32_MAX, INT32_MIN, UINT16_MAX
 from libc.stdlib cimport calloc, free, getenv, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset, strcmp
 
@@ -36,6 +36,9 @@ cdef extern from "_driver.h":
     enum: CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED
     enum: CU_STREAM_PER_THREAD
     const char* lowlat_driver_find(lowlat_driver_api*)
+    ctypedef struct lowlat_buffer:
+        pass
+    void** lowlat_fill_extra(lowlat_buffer*, void*, size_t)
 
     ctypedef struct lowlat_graph_api:
         CUresult (*create)(CUgraph*, unsigned int)
@@ -79,6 +82,7 @@ cdef extern from "_graph.h":
     int lowlat_step_room(lowlat_step*, size_t, size_t)
     uint64_t* lowlat_step_words(lowlat_step*)
     void lowlat_step_free(lowlat_step*)
+    CUresult lowlat_step_patch(CUgraphExec, const lowlat_step*)
 
     ctypedef struct lowlat_race:
         int count[2]
@@ -2260,20 +2264,33 @@ cdef CUresult launch_with_driver(Plan plan, const int32_t* blocks, void* stream,
     cdef CUlaunchAttribute attributes[4]
     cdef uint64_t scratch = 0
     cdef Py_ssize_t i, count = plan.slot_count
-    cdef void** parameters = <void**>alloca((count + 2) * sizeof(void*))
+    cdef void** parameters = NULL
+    cdef void** extra = NULL
+    cdef uint8_t* bytes
+    cdef lowlat_buffer buffer
     cdef CUfunction function = plan.function
     cdef CUresult result
     if launches_nothing(blocks):
         if state.recorders != 0 and lowlat_get_step() != NULL:
             lowlat_get_step().empty = lowlat_get_step().reached = True
         return 0
-    for i in range(count):
-        parameters[i] = &payload[plan.slots[i]]
-    if maps != NULL:
-        for i in range(plan.map_count):
-            parameters[plan.maps[i].parameter] = maps + i * TENSOR_MAP_BYTES
-    parameters[count] = &scratch
-    parameters[count + 1] = &scratch
+    if plan.buffer_size != 0:
+        # Whole words, in the order of their places: what of one is none of its parameter's is the next ones'.
+        bytes = <uint8_t*>alloca(plan.buffer_size + sizeof(uint64_t))
+        for i in range(count):
+            memcpy(bytes + plan.offsets[i], &payload[plan.slots[i]], sizeof(uint64_t))
+        memcpy(bytes + plan.offsets[count], &scratch, sizeof(uint64_t))
+        memcpy(bytes + plan.offsets[count + 1], &scratch, sizeof(uint64_t))
+        extra = lowlat_fill_extra(&buffer, bytes, plan.buffer_size)
+    else:
+        parameters = <void**>alloca((count + 2) * sizeof(void*))
+        for i in range(count):
+            parameters[i] = &payload[plan.slots[i]]
+        if maps != NULL:
+            for i in range(plan.map_count):
+                parameters[plan.maps[i].parameter] = maps + i * TENSOR_MAP_BYTES
+        parameters[count] = &scratch
+        parameters[count + 1] = &scratch
     config.grid[0] = <uint32_t>blocks[0] * plan.clusters
     config.grid[1] = <uint32_t>blocks[1]
     config.grid[2] = <uint32_t>blocks[2]
@@ -2295,14 +2312,14 @@ cdef CUresult launch_with_driver(Plan plan, const int32_t* blocks, void* stream,
         take_step(lowlat_get_step(), plan, &config, function, payload, maps)
         return 0
     if plan.way != WAY_DRIVER and (plan.way != WAY_DEFAULT or state.way != WAY_DRIVER or state.ways_in_contexts):
-        return launch_some_way(plan, &config, function, parameters)
+        return launch_some_way(plan, &config, function, parameters, extra)
     with nogil:
-        result = driver.launch(&config, function, parameters, NULL)
+        result = driver.launch(&config, function, parameters, extra)
     return result
 
 
-cdef CUresult launch_some_way(Plan borrowed, const CUlaunchConfig* config, CUfunction function,
-                              void** parameters) except? -1:
+cdef CUresult launch_some_way(Plan borrowed, const CUlaunchConfig* config, CUfunction function, void** parameters,
+                              void** extra) except? -1:
     """By graph where `way` asks for it and nothing but the speed will differ.  A graph that the driver refuses has
     launched nothing, so the launch is made the plain way, and any error is that of the plain way."""
     cdef Plan plan = borrowed  # held: with the GIL released, another thread may drop it
@@ -2322,6 +2339,7 @@ cdef CUresult launch_some_way(Plan borrowed, const CUlaunchConfig* config, CUfun
         memcpy(launch.block, config.block, sizeof(launch.block))
         launch.shared = config.shared
         launch.parameters = parameters
+        launch.extra = extra
         submission = find_graph(plan, race, config, &launch, &graph)
         if race != NULL and race.known:
             race = NULL
@@ -2343,7 +2361,7 @@ cdef CUresult launch_some_way(Plan borrowed, const CUlaunchConfig* config, CUfun
         plan.submitted_[submission] += 1
     with nogil:
         taken = lowlat_now() if race != NULL else 0
-        result = driver.launch(config, function, parameters, NULL)
+        result = driver.launch(config, function, parameters, extra)
         taken = lowlat_now() - taken if race != NULL else 0
     if submission == MEASURED and race != NULL and result == 0:
         lowlat_race_note(race, LOWLAT_BY_DRIVER, taken)
@@ -2507,6 +2525,9 @@ cdef int take_step(lowlat_step* step, Plan plan, const CUlaunchConfig* config, C
         step.stale = True
     for i in range(plan.map_count):
         step.parameters[plan.maps[i].parameter] = step.bytes + i * TENSOR_MAP_BYTES
+    step.size = plan.buffer_size
+    if step.size != 0:
+        memcpy(step.offsets, plan.offsets, (count + 2) * sizeof(uint16_t))
     memset(&launch, 0, sizeof(launch))
     launch.function = function
     memcpy(launch.grid, config.grid, sizeof(launch.grid))
@@ -2677,7 +2698,7 @@ cdef class SequenceGraph:
             step = &self.steps[i]
             if step.stale and not step.empty:
                 # One after the other: between calls, each found the caches cold.
-                result = lowlat_graphs.set_parameters(executable, step.node, &step.given)
+                result = lowlat_step_patch(executable, step)
                 if result != 0:
                     refuse_patch(i, self.calls[i], result)
                 step.stale = False
@@ -4021,6 +4042,7 @@ cdef class Plan(Entry):
         while self.graphs != NULL:
             lowlat_graph_destroy(self.graphs)
         free(self.slots)
+        free(self.offsets)
         if self.maps != NULL:
             for i in range(self.map_count):
                 free(self.maps[i].entries)
@@ -4053,6 +4075,29 @@ cdef class Plan(Entry):
                 f"{self.slot_count} parameters>")
 
 
+def place_parameters(Plan plan):
+    """Note where the kernel of a plan of the driver route reads its parameters, as the driver says (cuFuncGetParamInfo,
+    CUDA 12.4), so that they can be passed in one buffer.  They stay pointers where it does not say, where tensor maps
+    are among them, or where a whole word for each, one after the other, would not come to the same."""
+    cdef size_t i, count = plan.slot_count + 2, end = 0, covered = 0, offset = 0, size = 0
+    if plan.offsets != NULL or plan.map_count != 0 or driver.parameter_info == NULL:
+        return
+    if driver.parameter_info(plan.function, count, &offset, &size) == 0:
+        return  # it has more of them than lowlat knows of
+    plan.offsets = <uint16_t*>malloc(count * sizeof(uint16_t))
+    if plan.offsets == NULL:
+        raise MemoryError()
+    for i in range(count):
+        if driver.parameter_info(plan.function, i, &offset, &size) != 0:
+            return
+        if not end <= offset <= covered or not 0 < size <= sizeof(uint64_t) or offset > UINT16_MAX:
+            return
+        plan.offsets[i] = <uint16_t>offset
+        end = offset + size
+        covered = offset + sizeof(uint64_t)
+    plan.buffer_size = end
+
+
 cdef Plan copy_of_plan(Plan plan):
     """The same launch for another fingerprint: everything but what a Table and the launches themselves set."""
     cdef Plan copy = Plan.__new__(Plan)
@@ -4063,6 +4108,12 @@ cdef Plan copy_of_plan(Plan plan):
         raise MemoryError()
     copy.slot_count = plan.slot_count
     memcpy(copy.slots, plan.slots, plan.slot_count * sizeof(uint16_t))
+    if plan.buffer_size != 0:
+        copy.offsets = <uint16_t*>malloc((plan.slot_count + 2) * sizeof(uint16_t))
+        if copy.offsets == NULL:
+            raise MemoryError()
+        memcpy(copy.offsets, plan.offsets, (plan.slot_count + 2) * sizeof(uint16_t))
+        copy.buffer_size = plan.buffer_size
     copy.map_count = plan.map_count
     for i in range(plan.map_count):  # without what was encoded
         copy.maps[i].parameter = plan.maps[i].parameter

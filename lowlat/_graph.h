@@ -13,6 +13,7 @@
 
 #include "_driver.h"
 
+#include <alloca.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -29,6 +30,9 @@ typedef struct lowlat_graph {
     uint64_t used; /* the clock when it was last launched */
     int launched;  /* at least once: the driver has made room for it on the device */
     int busy;      /* patched and launched right now, the GIL released */
+    size_t size;   /* of the parameters, where they are passed as one buffer */
+    uint32_t grid[3];       /* the node's, and its parameters: what it was */
+    unsigned char bytes[]; /* given last, if its grid has blocks at all */
 } lowlat_graph;
 
 static lowlat_graph_api lowlat_graphs;
@@ -108,8 +112,10 @@ static lowlat_graph *lowlat_graph_make(lowlat_graph **first, uint32_t *hot, CUst
     lowlat_graph *graph;
     CUresult result;
     int mode;
-    if (!lowlat_graph_trim(lowlat_graph_budget - 1) || (graph = calloc(1, sizeof *graph)) == NULL)
+    size_t size = launch->extra == NULL ? 0 : *(size_t *)launch->extra[3];
+    if (!lowlat_graph_trim(lowlat_graph_budget - 1) || (graph = calloc(1, sizeof *graph + size)) == NULL)
         return NULL;
+    graph->size = size;
     mode = lowlat_relax_capture(CU_STREAM_CAPTURE_MODE_RELAXED);
     result = lowlat_graphs.create(&graph->graph, 0);
     if (result == CUDA_SUCCESS)
@@ -137,11 +143,26 @@ static lowlat_graph *lowlat_graph_make(lowlat_graph **first, uint32_t *hot, CUst
     return graph;
 }
 
+/* The node's parameters become the launch's, if they are not that already. */
+static inline CUresult lowlat_graph_patch(lowlat_graph *graph, const CUkernelNodeParams *launch)
+{
+    CUresult result;
+    if (launch->extra == NULL)
+        return lowlat_graphs.set_parameters(graph->exec, graph->node, launch);
+    if (memcmp(graph->grid, launch->grid, sizeof graph->grid) == 0 &&
+        memcmp(graph->bytes, launch->extra[1], graph->size) == 0)
+        return CUDA_SUCCESS;
+    result = lowlat_graphs.set_parameters(graph->exec, graph->node, launch);
+    memcpy(graph->grid, launch->grid, sizeof graph->grid);
+    memcpy(graph->bytes, launch->extra[1], graph->size);
+    return result; /* refused, the graph is dropped */
+}
+
 /* Without the GIL. */
 static CUresult lowlat_graph_launch(lowlat_graph *graph, const CUkernelNodeParams *launch)
 {
     int mode = CU_STREAM_CAPTURE_MODE_RELAXED, first = !graph->launched;
-    CUresult result = lowlat_graphs.set_parameters(graph->exec, graph->node, launch);
+    CUresult result = lowlat_graph_patch(graph, launch);
     if (result != CUDA_SUCCESS)
         return result;
     if (first)
@@ -182,6 +203,8 @@ typedef struct {
     size_t words, maps;   /* how many of each there are */
     unsigned char *bytes; /* tensor maps, words, and a zero for both scratch pointers */
     void **parameters;    /* where in `bytes` each one is, the scratch pointers last */
+    uint16_t *offsets;    /* where the kernel reads each one, and */
+    size_t size;          /* how large that buffer is; 0: they are passed as pointers */
 } lowlat_step;
 
 enum { LOWLAT_TENSOR_MAP = 128 };
@@ -207,8 +230,10 @@ static inline void lowlat_step_free(lowlat_step *step)
 {
     free(step->bytes);
     free(step->parameters);
+    free(step->offsets);
     step->bytes = NULL;
     step->parameters = NULL;
+    step->offsets = NULL;
 }
 
 /* Room for so many parameters; returns -1 without memory.  Tensor maps are at
@@ -223,7 +248,8 @@ static inline int lowlat_step_room(lowlat_step *step, size_t words, size_t maps)
     step->maps = maps;
     step->bytes = aligned_alloc(128, (size + 127) / 128 * 128);
     step->parameters = malloc((words + 2) * sizeof(void *));
-    if (step->bytes == NULL || step->parameters == NULL) {
+    step->offsets = malloc((words + 2) * sizeof *step->offsets);
+    if (step->bytes == NULL || step->parameters == NULL || step->offsets == NULL) {
         lowlat_step_free(step);
         return -1;
     }
@@ -231,6 +257,22 @@ static inline int lowlat_step_room(lowlat_step *step, size_t words, size_t maps)
     for (i = 0; i < words + 2; ++i)
         step->parameters[i] = &lowlat_step_words(step)[i < words ? i : words];
     return 0;
+}
+
+static inline CUresult lowlat_step_patch(CUgraphExec exec, const lowlat_step *step)
+{
+    CUkernelNodeParams launch = step->given;
+    unsigned char *bytes;
+    lowlat_buffer buffer;
+    size_t i;
+    if (step->size != 0) {
+        bytes = alloca(step->size + sizeof(uint64_t));
+        for (i = 0; i < step->words + 2; ++i)
+            memcpy(bytes + step->offsets[i], step->parameters[i], sizeof(uint64_t));
+        launch.parameters = NULL;
+        launch.extra = lowlat_fill_extra(&buffer, bytes, step->size);
+    }
+    return lowlat_graphs.set_parameters(exec, step->node, &launch);
 }
 
 /* ---- which of the two ways is faster here ------------------------------- */

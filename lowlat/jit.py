@@ -82,10 +82,12 @@ def _plan_of(kernel: Any, compiled: Any, device: int, warmup: bool) -> Any:
     """A plan of what Triton launched, once the driver's entry points are known."""
     global _driver_found
     plan = _triton.plan_of(kernel, compiled, device, warmup)
-    if plan is not None and plan.route == "driver" and not _driver_found:
-        _fast.find_driver()
-        _fast.find_graphs()
-        _driver_found = True
+    if plan is not None and plan.route == "driver":
+        if not _driver_found:
+            _fast.find_driver()
+            _fast.find_graphs()
+            _driver_found = True
+        _fast.place_parameters(plan)
     return plan
 
 

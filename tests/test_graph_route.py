@@ -93,6 +93,20 @@ def test_the_same_launches():
     assert graphs() == len({plan for plan in pair.lowlat.plans if "graph" in plan.submitted})
 
 
+def test_a_launch_like_the_last():
+    """The driver is not told the same parameters twice in turn; any other launch is what it should be."""
+    x, y = aligned(), aligned()
+    pair = by_graph(two, x, y, 5, 16)
+    for args, grid in (((x, y, 7), GRID), ((y, x, 7), GRID), ((y, x, 7), (3, 2)), ((y, x, 7), (3, 2, 2)),
+                       ((y, x, 7), (2, 2, 2)), ((y, x, 5), (2, 2, 2)), ((x, y, 5), (2, 2, 2)), ((x, y, 5), GRID)):
+        for told in (True, False):
+            null.fail("cuGraphExecKernelNodeSetParams_v2", 1, times=0 if told else 1)
+            how = submitted(pair, lambda args=args, grid=grid: pair.call(grid, *args, 16))[1]
+            assert how == {"graph": 1}, (args, grid, told)
+    null.fail("cuGraphExecKernelNodeSetParams_v2", 1)
+    assert submitted(pair, lambda: pair.call(GRID, x, y, 7, 16))[1] == {"refused": 1}
+
+
 def test_nothing_to_launch():
     x = aligned()
     pair = by_graph(one, x, 5)

@@ -147,16 +147,39 @@ def test_the_other_launch_call_and_lookup():
               ctypes.c_uint64(0)]
     pointers = (ctypes.c_void_p * 6)(*[ctypes.addressof(value) for value in values])
     buffer = b"".join(bytes(value) for value in values[:4]) + bytes(7) + bytes(16)
-    extra = (ctypes.c_void_p * 5)(1, ctypes.cast(buffer, ctypes.c_void_p), 2, 0, 0)
+    extra, longer = in_one_buffer(buffer), in_one_buffer(buffer, len(buffer) + 8)
     shape = [1, 2, 3, 128, 1, 1, 16, ctypes.c_void_p(77)]
     with null.record() as launches:
         assert driver_.cuLaunchKernel(function, *shape, pointers, None) == 0
         assert driver_.cuLaunchKernel(function, *shape, None, extra) == 0
         assert driver_.cuLaunchKernel(function, *shape, pointers, extra) == 1
+        assert driver_.cuLaunchKernel(function, *shape, None, longer) == 1
+        assert driver_.cuLaunchKernel(function, *shape, None, in_one_buffer(None, 40)) == 1
     assert launches[0] == launches[1] and len(launches) == 2
     assert (launches[0].call, launches[0].grid, launches[0].block) == ("cuLaunchKernel", (1, 2, 3), (128, 1, 1))
     assert (launches[0].shared, launches[0].stream) == (16, 77)
     assert launches[0].parameters == tuple(bytes(value) for value in values)
+
+
+def in_one_buffer(buffer, size=None):
+    """What `extra` is to be for parameters that are all in `buffer`; it keeps the buffer."""
+    size = ctypes.c_size_t(len(buffer) if size is None else size)
+    extra = (ctypes.c_void_p * 5)(1, ctypes.cast(buffer, ctypes.c_void_p), 2, ctypes.addressof(size), 0)
+    extra.keeps = buffer, size
+    return extra
+
+
+def test_where_parameters_are():
+    """cuFuncGetParamInfo: the places and sizes that the cubin says."""
+    function = compiled_function()
+    offset, size = ctypes.c_size_t(), ctypes.c_size_t()
+    places = []
+    while cu("FuncGetParamInfo", function, len(places), ctypes.byref(offset), ctypes.byref(size)) == 0:
+        places.append((offset.value, size.value))
+    assert places == [(0, 8), (8, 4), (12, 4), (16, 1), (24, 8), (32, 8)]
+    assert cu("FuncGetParamInfo", function, 6, ctypes.byref(offset), ctypes.byref(size)) == 1
+    assert cu("FuncGetParamInfo", function, 1, ctypes.byref(offset), None) == 0 and offset.value == 8
+    assert cu("FuncGetParamInfo", None, 0, ctypes.byref(offset), None) == 1
 
 
 class NodeParams(ctypes.Structure):
@@ -301,6 +324,24 @@ def test_a_graph_has_copies():
         assert second_parameters(launches) == [1, 3, 100, 2]
         assert launches[1].module != launches[3].module
         assert cu("GraphExecDestroy", twin) == 0
+
+
+@pytest.mark.usefixtures("no_violations")
+def test_a_node_with_its_parameters_in_one_buffer():
+    call = Call(compiled_function(), 7)
+    with null.record() as plain:
+        call.launch()
+    buffer = b"".join(bytes(value) for value in call.values[:4]) + bytes(7 + 16)
+    extra = in_one_buffer(buffer)
+    call.params.parameters, call.params.extra = None, ctypes.addressof(extra)
+    with Graph(call) as graph, Graph(Call(compiled_function(), 1)) as other:
+        assert set_params(other.exec, other.nodes[0], call) == 0
+        ctypes.memset(extra.keeps[0], 255, 16)  # copied by now
+        with null.record() as launches:
+            assert graph.launch() == other.launch() == 0
+        assert launches == plain[:] * 2
+        call.params.parameters = ctypes.addressof(call.pointers)
+        assert set_params(other.exec, other.nodes[0], call) == 1
 
 
 @pytest.mark.usefixtures("no_violations")

@@ -30,6 +30,12 @@ def half(x, h: tl.float16):
     tl.store(x, h)
 
 
+def of_all_sizes(x, a: tl.int8, b: tl.float64, c: tl.int16, d, e: tl.bfloat16, f: tl.uint8, y, g: tl.int64, h: tl.uint8,
+                 BLOCK: tl.constexpr):
+    tl.store(x, a + b + c + d + e + f + g + h + BLOCK)
+    tl.store(y, h)
+
+
 def describes(x, M, N, BLOCK: tl.constexpr):
     """Makes a descriptor on the device, for which it needs global memory."""
     descriptor = tl.make_tensor_descriptor(x, [M, N], [N, 1], [BLOCK, BLOCK])
@@ -303,6 +309,24 @@ def test_a_launcher_with_gsan():
         tell(pair, lambda compiled: setattr(compiled.run, "gsan_enabled", True), GRID, x, 5)
     for _ in range(2):
         assert pair.call(GRID, x, 5).error is not None
+
+
+# ---- parameters -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("known", [None, 1, 2, 6, 11])
+def test_parameters_of_all_sizes(known, graph):
+    """In one buffer where the driver says where they lie in it, else (from the call after `known` on) as pointers."""
+    x, y = aligned(), aligned()
+    pair = Pair(of_all_sizes)
+    pair.lowlat.route = "graph" if graph else "driver"
+    for flag, n in itertools.product((True, False), (5, 2**31, 0.5, 0)):
+        for _ in range(3):
+            null.fail("cuFuncGetParamInfo", 1, times=0 if known is None else 99, after=known or 0)
+            pair.call(GRID, x, 100, 1 / 3, -2, n, 0.25, 200, y, -2**40, flag + 7, BLOCK=4)
+            null.fail("", 0, 0)
+    assert {(plan.route, "graph" in plan.submitted) for plan in pair.lowlat.plans} == {("driver", graph)}
 
 
 # ---- launch attributes ----------------------------------------------------------------------------------------------

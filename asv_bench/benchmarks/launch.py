@@ -38,7 +38,7 @@ SITES = {  # the calls that follow each other at one place
 
 
 ROUTES = ["lowlat by graph", "lowlat", "floor by graph", "floor"]
-BY_GRAPH = ["19 params", "0 params", "58 params"]
+BY_GRAPH = ["19 params", "19 params, new values", "0 params", "58 params"]
 SEQUENCE = "sequence of 32"
 REPLAYS = ["replay, all patched", "replay, none patched", "lowlat", "floor by graph"]
 
@@ -119,8 +119,8 @@ def by_graph(name):
     needs("record")
     checkout_bench()
     graphs = importlib.import_module("checkout_bench.graphs")
-    paths, counter, check = (graphs.sequence(device()) if name == SEQUENCE
-                             else graphs.routes(case_named(name), device()))
+    cases = {case.name: case for case in graphs.ROUTES}
+    paths, counter, check = graphs.sequence(device()) if name == SEQUENCE else graphs.routes(cases[name], device())
     measured = timed(paths, [], counter)
     check()
     return measured

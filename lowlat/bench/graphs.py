@@ -5,18 +5,30 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import triton
 
 import lowlat
 
-from . import CASES, floor, kernels, timing
+from . import CASES, Case, floor, kernels, timing
 from .timing import Device, Measurement, Timed, loop
 
 LAUNCHES = 32  # of the sequence
-STAGES = 4
+REST = "10, 17, 80, 31, 38, 128, 52, 1, 32, 32, 32, 32, 32"  # of the 19 parameters, behind five tensors and an int
+
+
+def _new_values(device: Device, count: int) -> Iterable[Any]:
+    """For each launch another tensor and another int than for the one before it, which has nothing to patch else."""
+    values = [(tensor, 33 + 2 * i) for i in range(16) for tensor in device.tensors(2)]
+    return itertools.islice(itertools.cycle(values), count)
+
+
 ROUTES = [case for case in CASES if case.name in ("0 params", "19 params", "58 params")]
+ROUTES.append(Case("19 params, new values", kernels.parameters_19, 5,
+                   f"k[grid](p0, item[0], p2, p3, p4, item[1], {REST})", items=_new_values))
+STAGES = len(ROUTES) + 1
 SEQUENCE = f"sequence of {LAUNCHES}"
 
 
@@ -42,16 +54,17 @@ Row = tuple[dict[str, timing.Timer], Any, Callable[[], None]]
 def routes(case: Any, device: Device) -> Row:
     """One launch of the case: cuLaunchKernelEx and a patched one-node graph in C loops, lowlat either way, triton."""
     tensors = device.tensors(case.tensors)
+    items = partial(case.items, device)
     names = {"grid": (1, ), **{f"p{i}": tensor for i, tensor in enumerate(tensors)}}
     plain, by_graph = lowlat.jit(case.kernel), lowlat.jit(case.kernel)
     plain.route, by_graph.route = "driver", "graph"
     loops = {path: loop(case.call, k=kernel, **names) for path, kernel in (
         ("lowlat", plain), ("lowlat by graph", by_graph), ("triton", triton.jit(case.kernel)))}
     for run in loops.values():
-        run(itertools.repeat(None, 50))  # learnt, and hot
-    compiled = eval(case.call, {"k": plain, **names})
+        run(items(50))  # learnt, and hot
+    compiled = eval(case.call, {"k": plain, "item": next(iter(items(1))), **names})
     timers = {"floor": floor(compiled, tensors, device), "floor by graph": floor(compiled, tensors, device, 1),
-              **{path: timing.timer(run, device) for path, run in loops.items()}}
+              **{path: timing.timer(run, device, items) for path, run in loops.items()}}
     seen = by_graph.plans[-1].submitted if by_graph.plans else {}
     exits = plain.exits
 
@@ -67,8 +80,7 @@ def sequence(device: Device) -> Row:
     """A sequence in which each launch gets another tensor and another int, or none does; per launch.  Its floor: a
     graph of as many nodes in a C loop, all of them patched."""
     tensors = device.tensors(7)
-    rest = "10, 17, 80, 31, 38, 128, 52, 1, 32, 32, 32, 32, 32"
-    call = f"k[1, ](p0, p1, p2, p3, p4, n0, {rest})"
+    call = f"k[1, ](p0, p1, p2, p3, p4, n0, {REST})"
     names = {f"p{i}": tensor for i, tensor in enumerate(tensors[:5])}
     kernel = lowlat.jit(kernels.parameters_19)
     many = loop(call, k=kernel, n0=7, **names)

@@ -666,6 +666,17 @@ EXPORT CUresult cuFuncGetAttribute(int *value, int attribute, null_function *fun
     return CUDA_SUCCESS;
 }
 
+EXPORT CUresult cuFuncGetParamInfo(const null_function *function, size_t index, size_t *offset, size_t *size)
+{
+    ENTER();
+    if (function == NULL || offset == NULL || index >= (size_t)function->parameter_count)
+        return CUDA_ERROR_INVALID_VALUE;
+    *offset = function->offsets[index];
+    if (size != NULL)
+        *size = function->sizes[index];
+    return CUDA_SUCCESS;
+}
+
 EXPORT CUresult cuFuncSetAttribute(null_function *function, int attribute, int value)
 {
     (void)function;
@@ -867,14 +878,47 @@ static CUresult launch(uint32_t call, const CUlaunchConfig *config, const null_f
     return is_recording() ? record_launch(call, config, function, parameters) : CUDA_SUCCESS;
 }
 
-EXPORT CUresult cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction function, void **parameters, void **extra)
+/* `extra` is the other way to pass parameters: one buffer laid out as the
+ * kernel reads it, and its size.  Into `pointers`, where each parameter is. */
+static CUresult find_parameters(const null_function *function, void **parameters, void **extra, void **pointers)
 {
-    (void)extra;
-    ENTER();
-    return launch(BY_LAUNCH_KERNEL_EX, config, (null_function *)function, parameters);
+    int count = function->parameter_count;
+    char *buffer = NULL;
+    size_t size = 0;
+    if (extra == NULL) {
+        if (parameters == NULL && count > 0)
+            return CUDA_ERROR_INVALID_VALUE;
+        memcpy(pointers, parameters, count * sizeof *pointers);
+        return CUDA_SUCCESS;
+    }
+    if (parameters != NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    for (; *extra != NULL; extra += 2) { /* CU_LAUNCH_PARAM_END, _BUFFER_POINTER, _BUFFER_SIZE: 0, 1, 2 */
+        if (*extra == (void *)1)
+            buffer = extra[1];
+        else if (*extra == (void *)2)
+            size = *(size_t *)extra[1];
+    }
+    if (buffer == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
+    if (count > 0 && size != (size_t)function->offsets[count - 1] + function->sizes[count - 1])
+        return CUDA_ERROR_INVALID_VALUE;
+    for (int i = 0; i < count; ++i)
+        pointers[i] = buffer + function->offsets[i];
+    return CUDA_SUCCESS;
 }
 
-/* `extra` is the other way to pass parameters: one buffer laid out as the kernel reads it. */
+EXPORT CUresult cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction handle, void **parameters, void **extra)
+{
+    const null_function *function = (const null_function *)handle;
+    void *pointers[MAX_PARAMETERS];
+    ENTER();
+    if (extra == NULL || (parameters == NULL && !is_recording()))
+        return launch(BY_LAUNCH_KERNEL_EX, config, function, parameters);
+    CUresult result = find_parameters(function, parameters, extra, pointers);
+    return result != CUDA_SUCCESS ? result : launch(BY_LAUNCH_KERNEL_EX, config, function, pointers);
+}
+
 EXPORT CUresult cuLaunchKernel(CUfunction handle, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
                                unsigned block_y, unsigned block_z, unsigned shared, CUstream stream, void **parameters,
                                void **extra)
@@ -883,18 +927,10 @@ EXPORT CUresult cuLaunchKernel(CUfunction handle, unsigned grid_x, unsigned grid
     CUlaunchConfig config = {{grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared, stream, NULL, 0};
     void *pointers[MAX_PARAMETERS];
     ENTER();
-    if (extra != NULL) {
-        char *buffer = NULL;
-        for (; *extra != NULL; extra += 2) /* CU_LAUNCH_PARAM_END, _BUFFER_POINTER, _BUFFER_SIZE: 0, 1, 2 */
-            if (*extra == (void *)1)
-                buffer = extra[1];
-        if (buffer == NULL || parameters != NULL)
-            return CUDA_ERROR_INVALID_VALUE;
-        for (int i = 0; i < function->parameter_count; ++i)
-            pointers[i] = buffer + function->offsets[i];
-        parameters = pointers;
-    }
-    return launch(BY_LAUNCH_KERNEL, &config, function, parameters);
+    if (extra == NULL)
+        return launch(BY_LAUNCH_KERNEL, &config, function, parameters);
+    CUresult result = find_parameters(function, parameters, extra, pointers);
+    return result != CUDA_SUCCESS ? result : launch(BY_LAUNCH_KERNEL, &config, function, pointers);
 }
 
 /* ---- graphs ------------------------------------------------------------- */
@@ -995,8 +1031,11 @@ static CUresult copy_call(null_call *call, const CUkernelNodeParams *params)
 {
     const null_function *function = (const null_function *)params->function;
     size_t count = function->parameter_count, at = count * sizeof(void *);
-    if (params->kernel != NULL || params->extra != NULL || (params->parameters == NULL && count > 0) ||
-        !is_launchable(params) || !tensor_maps_are_aligned(function, params->parameters))
+    void *pointers[MAX_PARAMETERS];
+    CUresult result = find_parameters(function, params->parameters, params->extra, pointers);
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (params->kernel != NULL || !is_launchable(params) || !tensor_maps_are_aligned(function, pointers))
         return CUDA_ERROR_INVALID_VALUE;
     for (size_t i = 0; i < count; ++i)
         at = placed(at, function->sizes[i]) + function->sizes[i];
@@ -1013,7 +1052,7 @@ static CUresult copy_call(null_call *call, const CUkernelNodeParams *params)
     at = count * sizeof(void *);
     for (size_t i = 0; i < count; ++i) {
         at = placed(at, function->sizes[i]);
-        call->parameters[i] = memcpy(block + at, params->parameters[i], function->sizes[i]);
+        call->parameters[i] = memcpy(block + at, pointers[i], function->sizes[i]);
         at += function->sizes[i];
     }
     return CUDA_SUCCESS;
@@ -1239,7 +1278,8 @@ static const struct {
     ENTRY(cuStreamSynchronize), ENTRY(cuStreamGetCtx), ENTRY(cuStreamIsCapturing),
     ENTRY(cuThreadExchangeStreamCaptureMode),
     ENTRY(cuModuleLoadData), ENTRY(cuModuleUnload),
-    ENTRY(cuModuleGetFunction), ENTRY(cuFuncGetAttribute), ENTRY(cuFuncSetAttribute), ENTRY(cuFuncSetCacheConfig),
+    ENTRY(cuModuleGetFunction), ENTRY(cuFuncGetAttribute), ENTRY(cuFuncGetParamInfo), ENTRY(cuFuncSetAttribute),
+    ENTRY(cuFuncSetCacheConfig),
     ENTRY(cuOccupancyMaxActiveClusters), ENTRY(cuPointerGetAttribute), ENTRY(cuTensorMapEncodeTiled),
     ENTRY(cuTensorMapEncodeIm2col), ENTRY(cuGetErrorString), ENTRY(cuLaunchKernelEx), ENTRY(cuLaunchKernel),
     ENTRY(cuGraphCreate), ENTRY(cuGraphAddKernelNode_v2), ENTRY(cuGraphInstantiateWithFlags),
