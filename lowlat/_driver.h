@@ -49,15 +49,21 @@ enum {
 };
 
 /* Parameters as one buffer, laid out as the kernel reads them, instead of a
- * pointer to each: the driver's `extra`, which costs it less. */
+ * pointer to each: `extra`, which for the nodes of graphs costs the driver less
+ * (0.37 us against 0.46; cuLaunchKernelEx gained nothing that was seen). */
 typedef struct {
     void *extra[5];
     size_t size;
 } lowlat_buffer;
 
-static inline void **lowlat_fill_extra(lowlat_buffer *buffer, void *bytes, size_t size)
+/* `bytes` has room for a word more than `size`: each parameter is a word here,
+ * in the order of `offsets`, so what of one is not its own is the next ones'. */
+static inline void **lowlat_fill(lowlat_buffer *buffer, void *bytes, size_t size, const uint16_t *offsets,
+                                 void **parameters, size_t count)
 {
     void **extra = buffer->extra;
+    for (size_t i = 0; i < count; ++i)
+        memcpy((char *)bytes + offsets[i], parameters[i], sizeof(uint64_t));
     buffer->size = size;
     extra[0] = (void *)1; /* CU_LAUNCH_PARAM_BUFFER_POINTER */
     extra[1] = bytes;

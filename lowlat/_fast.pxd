@@ -214,7 +214,7 @@ cdef class Plan(Entry):
     cdef Py_ssize_t slot_count
     cdef uint16_t* slots      # per kernel parameter: index of the argument it is
     cdef uint16_t* offsets    # per kernel parameter, the two scratch pointers last: where the kernel reads it
-    cdef size_t buffer_size   # of that buffer; 0: not known, or tensor maps are among them. Then pointers are passed
+    cdef size_t buffer_size   # of all that; 0: not known, or tensor maps are among them
     cdef CUlaunchAttribute attributes[4]
     cdef Py_ssize_t map_count
     cdef TensorMaps* maps
@@ -269,7 +269,19 @@ cdef class Call:
     cdef Watched* watched     # arguments that are not part of the kernel, tensors first
     cdef Py_ssize_t watched_count, tensor_count
     cdef Py_ssize_t other_count  # no tensors, and not what they were the last time
+    cdef bint grid_is_known   # nothing but the numbers that the node has: a tuple of ints, as when it came to them
     cdef uint16_t* places     # of each of `values`: where it is watched, from 1; 0: it is part of the kernel
+
+
+cdef struct Seen:
+    PyObject* tensor          # one of a call's values, borrowed
+    uint64_t look             # at which it was read
+    uint64_t word
+    uint8_t tag               # that of a tensor that is not aligned
+
+
+cdef enum:
+    SEEN_BITS = 6
 
 
 @cython.final
@@ -286,12 +298,19 @@ cdef class SequenceGraph:
     cdef Py_ssize_t patched
     cdef bint launched       # at least once: the driver has made room for it on the device
     cdef int forks           # lowlat_forks of the process that made it
+    # What is looked at once for all calls, until other code runs; with it a new look begins.
+    cdef uint64_t look
+    cdef bint looked         # all but the tensors
+    cdef int device
+    cdef void* current_stream
+    cdef Seen seen[1 << SEEN_BITS]
 
     cdef object obstacle(self, void* stream, bint to_launch)
     cdef int go(self) except -1
     cdef int come_to_launch(self, Call call, lowlat_step* step) except -1
     cdef int watch(self, Call call, lowlat_step* step, Plan plan) except -1
     cdef bint resume(self, Call call, lowlat_step* step) except -1
+    cdef bint look_around(self) except -1
 
 
 @cython.final

@@ -38,7 +38,7 @@ cdef extern from "_driver.h":
     const char* lowlat_driver_find(lowlat_driver_api*)
     ctypedef struct lowlat_buffer:
         pass
-    void** lowlat_fill_extra(lowlat_buffer*, void*, size_t)
+    void** lowlat_fill(lowlat_buffer*, void*, size_t, const uint16_t*, void**, size_t)
 
     ctypedef struct lowlat_graph_api:
         CUresult (*create)(CUgraph*, unsigned int)
@@ -624,6 +624,11 @@ cdef inline int live_reason(Kernel kernel) except -1:
         refresh_state()
     if state.reason != OK:
         return state.reason
+    return kernel_reason(kernel)
+
+
+cdef inline int kernel_reason(Kernel kernel) except -1:
+    """The part of it that is the kernel's own."""
     if kernel.refusal != OK:
         return kernel.refusal
     if type_of(<PyObject*>kernel) != state.kernel_type:
@@ -2121,6 +2126,17 @@ cdef inline bint parse_grid(PyObject* grid, int route, int32_t* blocks) except -
     return True
 
 
+cdef bint holds_ints(PyObject* grid):
+    """Nothing that could become another number: a tuple, and ints in it."""
+    cdef Py_ssize_t i
+    if not is_tuple(grid):
+        return False
+    for i in range(tuple_size(grid)):
+        if type_of(tuple_items(grid)[i]) != &PyLong_Type:
+            return False
+    return True
+
+
 cdef bint other_block(PyObject* item, int route, int64_t* number) except -1:
     """A big int, a bool or another subclass of int, numpy's integers, and tl.constexpr, which is what arithmetic with
     a constexpr gives."""
@@ -2264,33 +2280,20 @@ cdef CUresult launch_with_driver(Plan plan, const int32_t* blocks, void* stream,
     cdef CUlaunchAttribute attributes[4]
     cdef uint64_t scratch = 0
     cdef Py_ssize_t i, count = plan.slot_count
-    cdef void** parameters = NULL
-    cdef void** extra = NULL
-    cdef uint8_t* bytes
-    cdef lowlat_buffer buffer
+    cdef void** parameters = <void**>alloca((count + 2) * sizeof(void*))
     cdef CUfunction function = plan.function
     cdef CUresult result
     if launches_nothing(blocks):
         if state.recorders != 0 and lowlat_get_step() != NULL:
             lowlat_get_step().empty = lowlat_get_step().reached = True
         return 0
-    if plan.buffer_size != 0:
-        # Whole words, in the order of their places: what of one is none of its parameter's is the next ones'.
-        bytes = <uint8_t*>alloca(plan.buffer_size + sizeof(uint64_t))
-        for i in range(count):
-            memcpy(bytes + plan.offsets[i], &payload[plan.slots[i]], sizeof(uint64_t))
-        memcpy(bytes + plan.offsets[count], &scratch, sizeof(uint64_t))
-        memcpy(bytes + plan.offsets[count + 1], &scratch, sizeof(uint64_t))
-        extra = lowlat_fill_extra(&buffer, bytes, plan.buffer_size)
-    else:
-        parameters = <void**>alloca((count + 2) * sizeof(void*))
-        for i in range(count):
-            parameters[i] = &payload[plan.slots[i]]
-        if maps != NULL:
-            for i in range(plan.map_count):
-                parameters[plan.maps[i].parameter] = maps + i * TENSOR_MAP_BYTES
-        parameters[count] = &scratch
-        parameters[count + 1] = &scratch
+    for i in range(count):
+        parameters[i] = &payload[plan.slots[i]]
+    if maps != NULL:
+        for i in range(plan.map_count):
+            parameters[plan.maps[i].parameter] = maps + i * TENSOR_MAP_BYTES
+    parameters[count] = &scratch
+    parameters[count + 1] = &scratch
     config.grid[0] = <uint32_t>blocks[0] * plan.clusters
     config.grid[1] = <uint32_t>blocks[1]
     config.grid[2] = <uint32_t>blocks[2]
@@ -2312,14 +2315,14 @@ cdef CUresult launch_with_driver(Plan plan, const int32_t* blocks, void* stream,
         take_step(lowlat_get_step(), plan, &config, function, payload, maps)
         return 0
     if plan.way != WAY_DRIVER and (plan.way != WAY_DEFAULT or state.way != WAY_DRIVER or state.ways_in_contexts):
-        return launch_some_way(plan, &config, function, parameters, extra)
+        return launch_some_way(plan, &config, function, parameters)
     with nogil:
-        result = driver.launch(&config, function, parameters, extra)
+        result = driver.launch(&config, function, parameters, NULL)
     return result
 
 
-cdef CUresult launch_some_way(Plan borrowed, const CUlaunchConfig* config, CUfunction function, void** parameters,
-                              void** extra) except? -1:
+cdef CUresult launch_some_way(Plan borrowed, const CUlaunchConfig* config, CUfunction function,
+                              void** parameters) except? -1:
     """By graph where `way` asks for it and nothing but the speed will differ.  A graph that the driver refuses has
     launched nothing, so the launch is made the plain way, and any error is that of the plain way."""
     cdef Plan plan = borrowed  # held: with the GIL released, another thread may drop it
@@ -2327,6 +2330,7 @@ cdef CUresult launch_some_way(Plan borrowed, const CUlaunchConfig* config, CUfun
     cdef lowlat_race* race = NULL
     cdef lowlat_graph* graph = NULL
     cdef CUkernelNodeParams launch
+    cdef lowlat_buffer buffer
     cdef CUresult result
     cdef int64_t taken = 0
     if way == WAY_AUTO and 0 <= <int>plan.device < LOWLAT_DEVICES:
@@ -2338,8 +2342,11 @@ cdef CUresult launch_some_way(Plan borrowed, const CUlaunchConfig* config, CUfun
         memcpy(launch.grid, config.grid, sizeof(launch.grid))
         memcpy(launch.block, config.block, sizeof(launch.block))
         launch.shared = config.shared
-        launch.parameters = parameters
-        launch.extra = extra
+        if plan.buffer_size != 0:
+            launch.extra = lowlat_fill(&buffer, alloca(plan.buffer_size + sizeof(uint64_t)), plan.buffer_size,
+                                       plan.offsets, parameters, plan.slot_count + 2)
+        else:
+            launch.parameters = parameters
         submission = find_graph(plan, race, config, &launch, &graph)
         if race != NULL and race.known:
             race = NULL
@@ -2361,7 +2368,7 @@ cdef CUresult launch_some_way(Plan borrowed, const CUlaunchConfig* config, CUfun
         plan.submitted_[submission] += 1
     with nogil:
         taken = lowlat_now() if race != NULL else 0
-        result = driver.launch(config, function, parameters, extra)
+        result = driver.launch(config, function, parameters, NULL)
         taken = lowlat_now() - taken if race != NULL else 0
     if submission == MEASURED and race != NULL and result == 0:
         lowlat_race_note(race, LOWLAT_BY_DRIVER, taken)
@@ -2751,6 +2758,7 @@ cdef class SequenceGraph:
         cdef void* stream = NULL
         cdef bint first = True
         state.recorders += 1
+        self.looked = False
         try:
             for i in range(len(self.calls)):
                 call = self.calls[i]
@@ -2793,6 +2801,7 @@ cdef class SequenceGraph:
                 result = (<Outer>call.target).call(grid, items, positional, names, keywords, call.through)
         finally:
             lowlat_set_step(before)
+            self.looked = False
         lowlat_release(result)
         if not step.reached:
             raise state.not_recordable("it launches nothing of lowlat's")
@@ -2859,7 +2868,24 @@ cdef class SequenceGraph:
                 call.tensor_count = call.watched_count
         call.graph = <void*>self
         call.plan = plan
+        call.grid_is_known = holds_ints(<PyObject*>call.grid)
         return 0
+
+    cdef bint look_around(self) except -1:
+        """At what is the same for all calls until other code runs, the tensors included: no code does between calls
+        that are resumed.  False: nothing can be resumed now."""
+        if self.looked:
+            return True
+        if not state_current():
+            refresh_state()
+        if state.reason != OK or not state.c_getters:
+            return False
+        self.look += 1
+        self.device = lowlat_current_device()
+        if lowlat_current_stream(self.device, &self.current_stream) != 0:
+            return False
+        self.looked = True
+        return True
 
     cdef bint resume(self, Call call, lowlat_step* step) except -1:
         """Come to the launch from where the call came to it the last time: whatever a launch looks at is looked at,
@@ -2869,10 +2895,9 @@ cdef class SequenceGraph:
         cdef Kernel kernel
         cdef const Parameter* parameter
         cdef Watched* watched
+        cdef Seen* seen
         cdef uint64_t* words
         cdef int32_t blocks[3]
-        cdef int device
-        cdef void* stream = NULL
         cdef PyObject* argument
         cdef PyObject* grid = <PyObject*>call.grid
         cdef PyTypeObject* kind
@@ -2884,19 +2909,19 @@ cdef class SequenceGraph:
         if plan is None or call.graph != <void*>self or self.exec_ == NULL or step.node == NULL:
             return False
         kernel = <Kernel>call.target
-        if (live_reason(kernel) != OK or kernel.run_replaced or call.cleared != kernel.plans_.cleared
-                or not state.c_getters):
+        if (not self.look_around() or kernel_reason(kernel) != OK or kernel.run_replaced
+                or call.cleared != kernel.plans_.cleared):
             return False
-        device = lowlat_current_device()
-        if lowlat_current_stream(device, &stream) != 0:
-            return False
-        if kernel.has_globals and not globals_unchanged(kernel):
-            return False
-        if (plan.words[0] != header_of(device)
+        if kernel.has_globals:
+            self.looked = False
+            if not globals_unchanged(kernel) or not self.look_around():
+                return False
+        if (plan.words[0] != header_of(self.device)
                 or not lowlat_stamp_current(&plan.stamp, <PyObject*>kernel.device_caches)
                 or plan.function != step.given.function or plan.route_ != ROUTE_DRIVER):
             return False
-        if calls_for_grid(grid) or not parse_grid(grid, ROUTE_DRIVER, blocks) or launches_nothing(blocks):
+        if not call.grid_is_known and (calls_for_grid(grid) or not parse_grid(grid, ROUTE_DRIVER, blocks)
+                                       or launches_nothing(blocks)):
             return False
         words = lowlat_step_words(step)
         for i in range(call.tensor_count + call.other_count):
@@ -2905,16 +2930,27 @@ cdef class SequenceGraph:
             argument = (parameter.default if watched.source < 0
                         else (<PyListObject*><PyObject*>call.values).ob_item[watched.source])
             kind = type_of(argument)
-            if is_known_tensor(kind):
+            seen = &self.seen[(<uint64_t>argument >> 4 ^ <uint64_t>argument >> 10) & ((1 << SEEN_BITS) - 1)]
+            if seen.tensor == argument and seen.look == self.look and parameter.kind == KIND_PLAIN:
+                # Several calls have this tensor, and it has been read.
+                word = seen.word
+                tag = seen.tag + divisible(parameter, word)
+                reason = OK
+            elif is_known_tensor(kind):
                 if not modes_checked and function_mode_enabled():
                     return False
                 modes_checked = True
                 if parameter.kind == KIND_PLAIN:
-                    reason = specialize_tensor(parameter, argument, device, &tag, &word)
+                    reason = specialize_tensor(parameter, argument, self.device, &tag, &word)
+                    if reason == OK:
+                        seen.tensor = argument
+                        seen.look = self.look
+                        seen.word = word
+                        seen.tag = tag - divisible(parameter, word)
                 else:
-                    reason = specialize_annotated(parameter, argument, kind, device, &tag, &word)
+                    reason = specialize_annotated(parameter, argument, kind, self.device, &tag, &word)
             elif parameter.kind != KIND_PLAIN:
-                reason = specialize_annotated(parameter, argument, kind, device, &tag, &word)
+                reason = specialize_annotated(parameter, argument, kind, self.device, &tag, &word)
             else:
                 reason = specialize_scalar(parameter, argument, kind, &tag, &word)
             if reason != OK or tag != watched.tag:
@@ -2925,11 +2961,13 @@ cdef class SequenceGraph:
         for i in range(call.other_count):
             call.watched[call.watched[i].other].noted = False
         call.other_count = 0
-        for i in range(3):
-            if step.given.grid[i] != <uint32_t>blocks[i]:
-                step.given.grid[i] = <uint32_t>blocks[i]
-                step.stale = True
-        step.stream = <CUstream>stream
+        if not call.grid_is_known:
+            for i in range(3):
+                if step.given.grid[i] != <uint32_t>blocks[i]:
+                    step.given.grid[i] = <uint32_t>blocks[i]
+                    step.stale = True
+            call.grid_is_known = holds_ints(grid)
+        step.stream = <CUstream>self.current_stream
         step.reached = True
         step.empty = False
         return True
@@ -2944,6 +2982,7 @@ def set_everywhere(list places, value):
         call, index = <Call>(<tuple>call_and_index)[0], (<tuple>call_and_index)[1]
         if index < 0:
             call.grid = value
+            call.grid_is_known = False
             continue
         call.values[index] = value
         if call.plan is None:
@@ -4077,10 +4116,10 @@ cdef class Plan(Entry):
 
 def place_parameters(Plan plan):
     """Note where the kernel of a plan of the driver route reads its parameters, as the driver says (cuFuncGetParamInfo,
-    CUDA 12.4), so that they can be passed in one buffer.  They stay pointers where it does not say, where tensor maps
-    are among them, or where a whole word for each, one after the other, would not come to the same."""
+    CUDA 12.4), so that a graph can be given them in one buffer.  It gets pointers where the driver does not say, where
+    tensor maps are among them, or where a whole word for each, one after the other, would not come to the same."""
     cdef size_t i, count = plan.slot_count + 2, end = 0, covered = 0, offset = 0, size = 0
-    if plan.offsets != NULL or plan.map_count != 0 or driver.parameter_info == NULL:
+    if plan.offsets != NULL or driver.parameter_info == NULL:
         return
     if driver.parameter_info(plan.function, count, &offset, &size) == 0:
         return  # it has more of them than lowlat knows of

@@ -30,9 +30,10 @@ typedef struct lowlat_graph {
     uint64_t used; /* the clock when it was last launched */
     int launched;  /* at least once: the driver has made room for it on the device */
     int busy;      /* patched and launched right now, the GIL released */
-    size_t size;   /* of the parameters, where they are passed as one buffer */
-    uint32_t grid[3];       /* the node's, and its parameters: what it was */
-    unsigned char bytes[]; /* given last, if its grid has blocks at all */
+    /* What the node was given last; no grid is all zeros that it was given. */
+    size_t size; /* of the parameters, where they are passed as one buffer */
+    uint32_t grid[3];
+    unsigned char bytes[];
 } lowlat_graph;
 
 static lowlat_graph_api lowlat_graphs;
@@ -204,7 +205,7 @@ typedef struct {
     unsigned char *bytes; /* tensor maps, words, and a zero for both scratch pointers */
     void **parameters;    /* where in `bytes` each one is, the scratch pointers last */
     uint16_t *offsets;    /* where the kernel reads each one, and */
-    size_t size;          /* how large that buffer is; 0: they are passed as pointers */
+    size_t size;          /* how large that buffer is; 0: the node gets pointers */
 } lowlat_step;
 
 enum { LOWLAT_TENSOR_MAP = 128 };
@@ -259,18 +260,14 @@ static inline int lowlat_step_room(lowlat_step *step, size_t words, size_t maps)
     return 0;
 }
 
-static inline CUresult lowlat_step_patch(CUgraphExec exec, const lowlat_step *step)
+static CUresult lowlat_step_patch(CUgraphExec exec, const lowlat_step *step)
 {
     CUkernelNodeParams launch = step->given;
-    unsigned char *bytes;
     lowlat_buffer buffer;
-    size_t i;
     if (step->size != 0) {
-        bytes = alloca(step->size + sizeof(uint64_t));
-        for (i = 0; i < step->words + 2; ++i)
-            memcpy(bytes + step->offsets[i], step->parameters[i], sizeof(uint64_t));
         launch.parameters = NULL;
-        launch.extra = lowlat_fill_extra(&buffer, bytes, step->size);
+        launch.extra = lowlat_fill(&buffer, alloca(step->size + sizeof(uint64_t)), step->size, step->offsets,
+                                   step->parameters, step->words + 2);
     }
     return lowlat_graphs.set_parameters(exec, step->node, &launch);
 }

@@ -250,6 +250,39 @@ def test_in_place():
     both.check(sequence.replay)
 
 
+def test_between_calls():
+    """What a grid callable does to tensors and grids, the calls after it notice, and not those before."""
+    x, out, a, b, blocks = aligned(), aligned(), aligned(), aligned(), tl.constexpr(3)
+
+    def does(tensor, number):
+        def grid(meta):
+            x.set_(tensor)
+            blocks.value = number
+            return GRID
+
+        return grid
+
+    def step(norm, rope):
+        for end in (does(a, 2), does(b, 4), does(a, 5)):
+            norm[blocks, ](x, out, x, 7, 1e-5, BLOCK=32)
+            norm[GRID](x, x, out, 7, 1e-5, BLOCK=32)
+            rope[end](out, 5)
+        norm[(blocks, 2)](x, out, x, 7, 1e-5, BLOCK=32)
+
+    does(a, 3)(None)
+    both = Both(step)
+    sequence = both.record()
+    for tensor, number in ((a, 3), (b, 6), (b, 3), (a, 7)):
+        for replay in range(3):
+            expected = []
+            for run in (lambda: both.step(*both.triton), sequence.replay):
+                does(tensor, number)(None)
+                expected.append(outcome(run))
+            assert expected[0].error is expected[1].error is None
+            assert expected[0].launches == expected[1].launches and len(expected[0].launches) == 10
+    assert sequence.replays == {"graph": 12}
+
+
 class Whole(enum.IntEnum):
     THREE = 3
 
