@@ -273,7 +273,7 @@ def test_between_calls():
     both = Both(step)
     sequence = both.record()
     for tensor, number in ((a, 3), (b, 6), (b, 3), (a, 7)):
-        for replay in range(3):
+        for _ in range(3):
             expected = []
             for run in (lambda: both.step(*both.triton), sequence.replay):
                 does(tensor, number)(None)

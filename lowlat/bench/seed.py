@@ -28,7 +28,8 @@ ARGUMENTS = {
 }
 KERNELS = {"short": kernels.double_short, "long": kernels.double_long}
 
-AUTOGRAD = ("noop", "PyTorch", "short, triton", "long, triton", "short, low-latency", "long, low-latency")
+AUTOGRAD = ("noop", "PyTorch", "PyTorch in a Function", "short, triton", "long, triton", "short, low-latency",
+            "long, low-latency")
 FORWARD = ("noop", "compiled kernel called directly", "short warmup", "long warmup", "short low-latency warmup",
            "long low-latency warmup", "short", "long", "short low-latency", "long low-latency")
 STAGES = 2
@@ -86,14 +87,18 @@ def _autograd(device: Device) -> dict[str, Column]:
 
         return Column(step, launches, kernel, right, note)
 
+    on_cpu = "computes on the CPU: not to be compared" if device.null else ""
     columns = {
         "noop": Column(loop("y = f(x); f(gradient)", f=lambda x: x, x=x, gradient=gradient)),
-        "PyTorch": column(lambda x: x * 2, 0, note="computes on the CPU: not to be compared" if device.null else ""),
+        "PyTorch": column(lambda x: x * 2, 0, note=on_cpu),
+        # What a Function of the user's costs whatever is in it: torch differentiates its own x * 2 without Python.
+        "PyTorch in a Function": column(_function(torch, "y = x * 2"), 0, note=on_cpu),
     }
     for library, name in ((triton, "triton"), (lowlat, "low-latency")):
         for length in ("short", "long"):
             kernel = library.jit(KERNELS[length])
-            columns[f"{length}, {name}"] = column(_function(torch, kernel, ARGUMENTS[length]), 2, _lowlat(kernel))
+            launch = f"y = empty_like(x); kernel[(1,)]({ARGUMENTS[length]})"
+            columns[f"{length}, {name}"] = column(_function(torch, launch, kernel), 2, _lowlat(kernel))
     return columns
 
 
@@ -101,21 +106,19 @@ def _lowlat(kernel: Any) -> Any:
     return kernel if isinstance(kernel, lowlat.JITFunction) else None
 
 
-def _function(torch: Any, kernel: Any, arguments: str) -> Callable[[Any], Any]:
-    """y = 2 x, as a user writes it."""
+def _function(torch: Any, body: str, kernel: Any = None) -> Callable[[Any], Any]:
+    """y = 2 x, both ways by `body`, as a user writes it."""
     names = {"torch": torch, "kernel": kernel, "empty_like": torch.empty_like}
     exec(f"""
 class Double(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
-        y = empty_like(x)
-        kernel[(1,)]({arguments})
+        {body}
         return y
 
     @staticmethod
     def backward(ctx, x):
-        y = empty_like(x)
-        kernel[(1,)]({arguments})
+        {body}
         return y
 """, names)
     return names["Double"].apply
