@@ -235,4 +235,5 @@ def floor(
     stream: int,
     count: int,
     nodes: int = 0,
+    changes: int = 0,
 ) -> float: ...

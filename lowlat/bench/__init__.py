@@ -345,12 +345,12 @@ def _noop(*args: Any, **kwargs: Any) -> None:
     pass
 
 
-def floor(compiled: Any, tensors: list[Any], device: Device, nodes: int = 0) -> timing.Timer:
+def floor(compiled: Any, tensors: list[Any], device: Device, nodes: int = 0, changes: int = 0) -> timing.Timer:
     """The C loop over `compiled`, with `tensors` as its first parameters and zeros as the others; with `nodes`, by a
-    graph of so many."""
+    graph of so many, each of which gets so many other ints each time."""
     zeros = 40  # more than any kernel here reads
     count = timing.BATCH // max(nodes, 1)
-    by_graph = (nodes, ) if nodes else ()  # a lowlat from before there were graphs does not take it
+    by_graph = (nodes, changes) if nodes else ()  # a lowlat from before there were graphs does not take it
 
     def timed() -> Timed:
         pointers = [tensor.data_ptr() for tensor in tensors]

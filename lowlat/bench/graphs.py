@@ -52,9 +52,10 @@ Row = tuple[dict[str, timing.Timer], Any, Callable[[], None]]
 
 
 def routes(case: Any, device: Device) -> Row:
-    """One launch of the case: cuLaunchKernelEx and a patched one-node graph in C loops, lowlat either way, triton."""
+    """One launch of the case: cuLaunchKernelEx and a one-node graph in C loops, lowlat either way, triton.  Where the
+    case has new values each time, two of them, the graph gets two in C as well."""
     tensors = device.tensors(case.tensors)
-    items = partial(case.items, device)
+    items, changes = partial(case.items, device), 2 if case.items is _new_values else 0
     names = {"grid": (1, ), **{f"p{i}": tensor for i, tensor in enumerate(tensors)}}
     plain, by_graph = lowlat.jit(case.kernel), lowlat.jit(case.kernel)
     plain.route, by_graph.route = "driver", "graph"
@@ -63,7 +64,7 @@ def routes(case: Any, device: Device) -> Row:
     for run in loops.values():
         run(items(50))  # learnt, and hot
     compiled = eval(case.call, {"k": plain, "item": next(iter(items(1))), **names})
-    timers = {"floor": floor(compiled, tensors, device), "floor by graph": floor(compiled, tensors, device, 1),
+    timers = {"floor": floor(compiled, tensors, device), "floor by graph": floor(compiled, tensors, device, 1, changes),
               **{path: timing.timer(run, device, items) for path, run in loops.items()}}
     seen = by_graph.plans[-1].submitted if by_graph.plans else {}
     exits = plain.exits
@@ -78,7 +79,7 @@ def routes(case: Any, device: Device) -> Row:
 
 def sequence(device: Device) -> Row:
     """A sequence in which each launch gets another tensor and another int, or none does; per launch.  Its floor: a
-    graph of as many nodes in a C loop, all of them patched."""
+    graph of as many nodes in a C loop, each of them given two other ints."""
     tensors = device.tensors(7)
     call = f"k[1, ](p0, p1, p2, p3, p4, n0, {REST})"
     names = {f"p{i}": tensor for i, tensor in enumerate(tensors[:5])}
@@ -108,7 +109,7 @@ def sequence(device: Device) -> Row:
     count = timing.BATCH // LAUNCHES
     timers = {path: _each(timing.timer(run, device, items, count)) for path, run in loops.items()}
     compiled = eval(call, {"k": kernel, "n0": 7, **names})
-    timers = {"floor by graph": floor(compiled, tensors[:5], device, LAUNCHES), **timers}
+    timers = {"floor by graph": floor(compiled, tensors[:5], device, LAUNCHES, 2), **timers}
 
     def check() -> None:
         if set(recorded.replays) != {"graph"}:
