@@ -40,7 +40,7 @@ SITES = {  # the calls that follow each other at one place
 ROUTES = ["lowlat by graph", "lowlat", "floor by graph", "floor"]
 BY_GRAPH = ["19 params", "19 params, new values", "0 params", "58 params"]
 SEQUENCE = "sequence of 32"
-REPLAYS = ["replay, all patched", "replay, none patched", "lowlat", "floor by graph"]
+REPLAYS = ["replay, all patched", "replay, a quarter patched", "replay, none patched", "lowlat", "floor by graph"]
 
 
 def setup_cache():
@@ -184,7 +184,7 @@ class Routes:
 
 
 class Sequences:
-    """One launch of a recorded sequence of 32, each with other arguments than the last time, or none; the same launches
+    """One launch of a recorded sequence of 32: all, a quarter or none with other arguments than the last time; the same
     one by one; and a graph of 32 patched nodes in a C loop."""
 
     params = [REPLAYS]

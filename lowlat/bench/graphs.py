@@ -25,6 +25,7 @@ def _new_values(device: Device, count: int) -> Iterable[Any]:
     return itertools.islice(itertools.cycle(values), count)
 
 
+MEDIAN_CALL = next(case for case in CASES if case.name == "median call")
 ROUTES = [case for case in CASES if case.name in ("0 params", "19 params", "58 params")]
 ROUTES.append(Case("19 params, new values", kernels.parameters_19, 5,
                    f"k[grid](p0, item[0], p2, p3, p4, item[1], {REST})", items=_new_values))
@@ -79,7 +80,8 @@ def routes(case: Any, device: Device) -> Row:
 
 def sequence(device: Device) -> Row:
     """A sequence in which each launch gets another tensor and another int, or none does; per launch.  Its floor: a
-    graph of as many nodes in a C loop, each of them given two other ints."""
+    graph of as many nodes in a C loop, each of them given two other ints.  And one in which the launches of one kernel
+    get new ones, a quarter of all, and the median calls in between stay as they are."""
     tensors = device.tensors(7)
     call = f"k[1, ](p0, p1, p2, p3, p4, n0, {REST})"
     names = {f"p{i}": tensor for i, tensor in enumerate(tensors[:5])}
@@ -89,6 +91,12 @@ def sequence(device: Device) -> Row:
     with lowlat.record("p1", "n0") as recorded:
         many(itertools.repeat(None, LAUNCHES))
 
+    between = 3 * f"; {MEDIAN_CALL.call.replace('k[grid]', 'other[1, ]')}"
+    mixed = loop(call + between, k=kernel, other=lowlat.jit(MEDIAN_CALL.kernel), n0=7, **names)
+    mixed(itertools.repeat(None, 3))
+    with lowlat.record("parameters_19.p1", "parameters_19.n0") as quarter:
+        mixed(itertools.repeat(None, LAUNCHES // 4))
+
     def items(count: int) -> Iterable[Any]:
         return [(tensors[5 + i % 2], 33 + 2 * i) for i in range(count)]
 
@@ -96,6 +104,7 @@ def sequence(device: Device) -> Row:
     loops = {
         "lowlat": loop(body, k=kernel, **names),
         "replay, all patched": loop("replay(*item)", replay=recorded.replay),
+        "replay, a quarter patched": loop("replay(*item)", replay=quarter.replay),
         "replay, none patched": loop("replay()", replay=recorded.replay),
         "triton": loop(body, k=triton.jit(kernels.parameters_19), **names),
     }
@@ -112,8 +121,8 @@ def sequence(device: Device) -> Row:
     timers = {"floor by graph": floor(compiled, tensors[:5], device, LAUNCHES, 2), **timers}
 
     def check() -> None:
-        if set(recorded.replays) != {"graph"}:
-            raise RuntimeError(f"not by graph: {recorded.replays}")
+        if {*recorded.replays, *quarter.replays} != {"graph"} or quarter.patched != LAUNCHES // 4:
+            raise RuntimeError(f"not by graph: {recorded.replays}, {quarter.replays}")
 
     return timers, tensors[0], check
 
