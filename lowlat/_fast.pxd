@@ -51,6 +51,7 @@ cdef extern from "_graph.h":
         lowlat_graph* older
         void* context
         int busy
+        uint32_t grid[3]
 
     ctypedef struct lowlat_step:
         void* owner

@@ -2352,6 +2352,8 @@ cdef CUresult launch_some_way(Plan borrowed, const CUlaunchConfig* config, CUfun
             race = NULL
         if submission == BY_GRAPH:
             graph.busy = 1
+            if race != NULL:
+                graph.grid[0] = 0  # what is measured is a launch with other parameters than the last
             with nogil:
                 taken = lowlat_now() if race != NULL else 0
                 result = lowlat_graph_launch(graph, &launch)
@@ -2896,6 +2898,8 @@ cdef class SequenceGraph:
         cdef const Parameter* parameter
         cdef Watched* watched
         cdef Seen* seen
+        cdef int device
+        cdef void* stream
         cdef uint64_t* words
         cdef int32_t blocks[3]
         cdef PyObject* argument
@@ -2912,11 +2916,15 @@ cdef class SequenceGraph:
         if (not self.look_around() or kernel_reason(kernel) != OK or kernel.run_replaced
                 or call.cleared != kernel.plans_.cleared):
             return False
+        device = self.device
+        stream = self.current_stream
         if kernel.has_globals:
+            # Comparing them may run other code.  As in a launch, device and stream are those of before.
             self.looked = False
-            if not globals_unchanged(kernel) or not self.look_around():
+            if not globals_unchanged(kernel):
                 return False
-        if (plan.words[0] != header_of(self.device)
+            self.look += 1
+        if (plan.words[0] != header_of(device)
                 or not lowlat_stamp_current(&plan.stamp, <PyObject*>kernel.device_caches)
                 or plan.function != step.given.function or plan.route_ != ROUTE_DRIVER):
             return False
@@ -2941,16 +2949,16 @@ cdef class SequenceGraph:
                     return False
                 modes_checked = True
                 if parameter.kind == KIND_PLAIN:
-                    reason = specialize_tensor(parameter, argument, self.device, &tag, &word)
+                    reason = specialize_tensor(parameter, argument, device, &tag, &word)
                     if reason == OK:
                         seen.tensor = argument
                         seen.look = self.look
                         seen.word = word
                         seen.tag = tag - divisible(parameter, word)
                 else:
-                    reason = specialize_annotated(parameter, argument, kind, self.device, &tag, &word)
+                    reason = specialize_annotated(parameter, argument, kind, device, &tag, &word)
             elif parameter.kind != KIND_PLAIN:
-                reason = specialize_annotated(parameter, argument, kind, self.device, &tag, &word)
+                reason = specialize_annotated(parameter, argument, kind, device, &tag, &word)
             else:
                 reason = specialize_scalar(parameter, argument, kind, &tag, &word)
             if reason != OK or tag != watched.tag:
@@ -2967,7 +2975,7 @@ cdef class SequenceGraph:
                     step.given.grid[i] = <uint32_t>blocks[i]
                     step.stale = True
             call.grid_is_known = holds_ints(grid)
-        step.stream = <CUstream>self.current_stream
+        step.stream = <CUstream>stream
         step.reached = True
         step.empty = False
         return True
@@ -4121,8 +4129,6 @@ def place_parameters(Plan plan):
     cdef size_t i, count = plan.slot_count + 2, end = 0, covered = 0, offset = 0, size = 0
     if plan.offsets != NULL or driver.parameter_info == NULL:
         return
-    if driver.parameter_info(plan.function, count, &offset, &size) == 0:
-        return  # it has more of them than lowlat knows of
     plan.offsets = <uint16_t*>malloc(count * sizeof(uint16_t))
     if plan.offsets == NULL:
         raise MemoryError()
@@ -4773,8 +4779,11 @@ def floor(uint64_t function, list pointers, int zeros, int threads, int shared, 
     six words apart.  (On an H100, driver 580, a graph is dearer to launch where its nodes have changed in more than one
     place, some 32 bytes apart: by 0.4 us a node.)
 
-    Raises RuntimeError, as Triton does, if the driver refuses a launch or the graph, OSError if there is no driver.
+    Raises RuntimeError, as Triton does, if the driver refuses a launch or the graph, OSError if there is no driver,
+    ValueError if there are no words for so many changes.
     """
+    if 6 * changes > zeros + 5:
+        raise ValueError(f"{changes} changes in {zeros} words; they are six words apart")
     cdef CUlaunchConfig config
     cdef CUkernelNodeParams node
     cdef CUgraph graph = NULL

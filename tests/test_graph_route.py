@@ -502,6 +502,15 @@ def test_auto_decides():
     assert how == {"not hot": 1, "graph": 72, "measured": 72, "slower": 54} and graph > driver
 
 
+def test_auto_measures_launches_with_other_parameters():
+    """... also where all are alike, and a graph would have nothing to be given."""
+    code = ("import lowlat, torch\nfrom lowlat import null, _fast\nnull.activate()\nimport test_graph_route\n"
+            "k = lowlat.jit(test_graph_route.one, route='auto')\nx = torch.zeros(16)\n"
+            "for _ in range(20): k[(1,)](x, 5)\nnull.fail('cuGraphExecKernelNodeSetParams_v2', 1)\n"
+            "for _ in range(4): k[(1,)](x, 5)\nprint(k.plans[0].submitted.get('refused'), _fast.race(0))\n")
+    assert run_python(code, LOWLAT_GRAPH_AFTER="1").stdout.split() == ["1", "None"]
+
+
 def test_where_it_is_asked_for():
     pair, x = Pair(one), aligned()
     for _ in range(4):

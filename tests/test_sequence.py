@@ -354,6 +354,49 @@ def test_knobs_and_globals(monkeypatch):
     both.check(sequence.replay)
 
 
+class Asked(int):
+    """Does something when it is compared, once."""
+
+    does = None
+
+    def __ne__(self, other):
+        if (does := Asked.does) is not None:
+            Asked.does = None
+            does()
+        return int(self) != int(other)
+
+    __hash__ = int.__hash__
+
+
+def test_what_comparing_globals_does(monkeypatch):
+    """Device and stream are read before it, tensors after it, as in a launch."""
+    monkeypatch.setitem(globals(), "FACTOR", tl.constexpr(Asked(3)))
+    x, a, b = aligned(), aligned(), aligned()
+
+    def step(plain, kernel):
+        plain[GRID](x, x, x, 5, 0.5, 16)
+        kernel[GRID](x, 5)
+
+    for does, undo, after in ((lambda: x.set_(b), lambda: x.set_(a), True),
+                              (lambda: null.set_stream(7), lambda: null.set_stream(0), False)):
+        undo()
+        both = Both(lambda plain, kernel, after=after: (step(plain, kernel), step(plain, kernel) if after else None),
+                    (norm, scaled))
+        both.step(*both.triton), both.step(*both.lowlat)
+        sequence = both.record()
+        for _ in range(2):
+            both.check(sequence.replay)
+        outcomes = []
+        for run in (lambda both=both: both.step(*both.triton), sequence.replay):
+            Asked.does = does
+            outcomes.append(outcome(run))
+            undo()
+        expected, actual = outcomes
+        assert expected.error is actual.error is None and expected.launches == actual.launches
+        both.check(sequence.replay)
+        assert sequence.replays == {"graph": 4}
+
+
 def test_a_graph_that_could_not_be_made():
     """The one before it stays, and is not given less for what the failed one has looked at."""
     x, w, out = aligned(), aligned(), aligned()
