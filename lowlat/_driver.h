@@ -56,8 +56,9 @@ typedef struct {
     size_t size;
 } lowlat_buffer;
 
-/* `bytes` has room for a word more than `size`: each parameter is a word here,
- * in the order of `offsets`, so what of one is not its own is the next ones'. */
+/* Every parameter is written as a whole word, in ascending order of `offsets`:
+ * a shorter one's excess bytes are overwritten by those behind it, and the last
+ * one's lie beyond `size`.  So `bytes` has room for a word more. */
 static inline void **lowlat_fill(lowlat_buffer *buffer, void *bytes, size_t size, const uint16_t *offsets,
                                  void **parameters, size_t count)
 {

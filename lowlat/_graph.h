@@ -30,7 +30,7 @@ typedef struct lowlat_graph {
     uint64_t used; /* the clock when it was last launched */
     int launched;  /* at least once: the driver has made room for it on the device */
     int busy;      /* patched and launched right now, the GIL released */
-    /* What the node was given last; no grid is all zeros that it was given. */
+    /* What the node was given last; a grid of zeros: nothing yet. */
     size_t size; /* of the parameters, where they are passed as one buffer */
     uint32_t grid[3];
     unsigned char bytes[];
