@@ -4776,8 +4776,8 @@ def floor(uint64_t function, list pointers, int zeros, int threads, int shared, 
     """Nanoseconds per launch of a plain C loop of `count` calls of cuLaunchKernelEx over one block, with `pointers` as
     the first parameters and `zeros` further words of zero: what no launcher can beat with that call.  With `nodes`: of
     a graph of so many, one after the other, each of which is given so many other words behind the pointers every time,
-    six words apart.  (On an H100, driver 580, a graph is dearer to launch where its nodes have changed in more than one
-    place, some 32 bytes apart: by 0.4 us a node.)
+    six words apart.  (On an H100, driver 580, a graph is the dearer to launch the further apart what has changed in a
+    node is: not within 16 bytes, by 0.4 us a node from 28 bytes on.)
 
     Raises RuntimeError, as Triton does, if the driver refuses a launch or the graph, OSError if there is no driver,
     ValueError if there are no words for so many changes.

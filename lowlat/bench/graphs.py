@@ -29,8 +29,14 @@ MEDIAN_CALL = next(case for case in CASES if case.name == "median call")
 ROUTES = [case for case in CASES if case.name in ("0 params", "19 params", "58 params")]
 ROUTES.append(Case("19 params, new values", kernels.parameters_19, 5,
                    f"k[grid](p0, item[0], p2, p3, p4, item[1], {REST})", items=_new_values))
-STAGES = len(ROUTES) + 1
 SEQUENCE = f"sequence of {LAUNCHES}"
+# Kernel, call, and in how many places of a node's parameters a new p1 and a new n0 are, as the driver counts (see
+# `_fast.floor`): one, where they are next to each other.
+SEQUENCES = {
+    SEQUENCE: (kernels.parameters_19, f"k[1, ](p0, p1, p2, p3, p4, n0, {REST})", 2),
+    f"{SEQUENCE}, 4 params": (kernels.parameters_4, "k[1, ](p0, p1, n0, 32)", 1),
+}
+STAGES = len(ROUTES) + len(SEQUENCES)
 
 
 def measure(device: Device, batches: int, progress: Callable[[str], None]) -> tuple[
@@ -39,7 +45,7 @@ def measure(device: Device, batches: int, progress: Callable[[str], None]) -> tu
     rows: dict[str, dict[str, Measurement]] = {}
     failures = []
     for name, row in (*((case.name, lambda case=case: routes(case, device)) for case in ROUTES),
-                      (SEQUENCE, lambda: sequence(device))):
+                      *((name, lambda name=name: sequence(device, name)) for name in SEQUENCES)):
         progress(f"by graph: {name}")
         try:
             rows[name] = _interleaved(*row(), device, batches)
@@ -78,14 +84,14 @@ def routes(case: Any, device: Device) -> Row:
     return timers, tensors[0] if tensors else None, check
 
 
-def sequence(device: Device) -> Row:
+def sequence(device: Device, name: str = SEQUENCE) -> Row:
     """A sequence in which each launch gets another tensor and another int, or none does; per launch.  Its floor: a
-    graph of as many nodes in a C loop, each of them given two other ints.  And one in which the launches of one kernel
-    get new ones, a quarter of all, and the median calls in between stay as they are."""
+    graph of as many nodes in a C loop, each of them given other ints in as many places.  And one in which the launches
+    of the kernel get new ones, a quarter of all, and the median calls in between stay as they are."""
+    function, call, changes = SEQUENCES[name]
     tensors = device.tensors(7)
-    call = f"k[1, ](p0, p1, p2, p3, p4, n0, {REST})"
     names = {f"p{i}": tensor for i, tensor in enumerate(tensors[:5])}
-    kernel = lowlat.jit(kernels.parameters_19)
+    kernel = lowlat.jit(function)
     many = loop(call, k=kernel, n0=7, **names)
     many(itertools.repeat(None, 3))
     with lowlat.record("p1", "n0") as recorded:
@@ -94,7 +100,7 @@ def sequence(device: Device) -> Row:
     between = 3 * f"; {MEDIAN_CALL.call.replace('k[grid]', 'other[1, ]')}"
     mixed = loop(call + between, k=kernel, other=lowlat.jit(MEDIAN_CALL.kernel), n0=7, **names)
     mixed(itertools.repeat(None, 3))
-    with lowlat.record("parameters_19.p1", "parameters_19.n0") as quarter:
+    with lowlat.record(f"{function.__name__}.p1", f"{function.__name__}.n0") as quarter:
         mixed(itertools.repeat(None, LAUNCHES // 4))
 
     def items(count: int) -> Iterable[Any]:
@@ -106,7 +112,7 @@ def sequence(device: Device) -> Row:
         "replay, all patched": loop("replay(*item)", replay=recorded.replay),
         "replay, a quarter patched": loop("replay(*item)", replay=quarter.replay),
         "replay, none patched": loop("replay()", replay=recorded.replay),
-        "triton": loop(body, k=triton.jit(kernels.parameters_19), **names),
+        "triton": loop(body, k=triton.jit(function), **names),
     }
     if not device.null:
         graph = device.torch.cuda.CUDAGraph()
@@ -118,7 +124,8 @@ def sequence(device: Device) -> Row:
     count = timing.BATCH // LAUNCHES
     timers = {path: _each(timing.timer(run, device, items, count)) for path, run in loops.items()}
     compiled = eval(call, {"k": kernel, "n0": 7, **names})
-    timers = {"floor by graph": floor(compiled, tensors[:5], device, LAUNCHES, 2), **timers}
+    pointers = tensors[:sum(name.startswith("p") for name in kernel.arg_names)]
+    timers = {"floor by graph": floor(compiled, pointers, device, LAUNCHES, changes), **timers}
 
     def check() -> None:
         if {*recorded.replays, *quarter.replays} != {"graph"} or quarter.patched != LAUNCHES // 4:
