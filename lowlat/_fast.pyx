@@ -2985,6 +2985,8 @@ def set_everywhere(list places, value):
     """Give the argument at each (call, index) this value."""
     cdef Call call
     cdef Py_ssize_t index
+    cdef PyObject** item
+    cdef PyObject* before
     cdef int place
     for call_and_index in places:
         call, index = <Call>(<tuple>call_and_index)[0], (<tuple>call_and_index)[1]
@@ -2992,16 +2994,18 @@ def set_everywhere(list places, value):
             call.grid = value
             call.grid_is_known = False
             continue
-        call.values[index] = value
-        if call.plan is None:
-            continue  # all of it is looked at
-        place = call.places[index]
-        if place == 0:
-            call.plan = None  # it is part of the kernel
-        elif place > call.tensor_count and not call.watched[place - 1].noted:
-            call.watched[place - 1].noted = True
-            call.watched[call.other_count].other = place - 1
-            call.other_count += 1
+        item = (<PyListObject*><PyObject*>call.values).ob_item + index
+        before = item[0]
+        item[0] = lowlat_new_reference(value)
+        if call.plan is not None:  # else all of it is looked at
+            place = call.places[index]
+            if place == 0:
+                call.plan = None  # it is part of the kernel
+            elif place > call.tensor_count and not call.watched[place - 1].noted:
+                call.watched[place - 1].noted = True
+                call.watched[call.other_count].other = place - 1
+                call.other_count += 1
+        lowlat_release(before)  # last, since it may run other code
 
 
 def start_recording(calls):
