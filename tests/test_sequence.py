@@ -836,6 +836,37 @@ def test_one_sequence_in_many_threads():
     assert len(launches) == 3 * 8 * 40 and sequence.replays == {"graph": 320}
 
 
+def test_what_a_replay_holds():
+    """The arguments of its calls, each once for every place, and no more of those that were replaced."""
+    import sys
+
+    kernel = lowlat.jit(norm)
+    x, w, out = (torch.ones(64) for _ in range(3))
+    for n in (7, 33):
+        kernel[GRID](x, w, out, n, 2.0, BLOCK=32)
+    with lowlat.record("w") as sequence:
+        for _ in range(8):
+            kernel[GRID](x, w, out, 33, 2.0, BLOCK=32)
+    values = [torch.ones(64) for _ in range(3)]
+
+    def counts():
+        return [sys.getrefcount(values[i]) for i in range(3)]
+
+    before = held, *_ = counts()
+    for i in range(3):
+        sequence.replay(values[i])
+    sequence.replay(w)
+    after = counts()
+    assert sequence.replays == {"graph": 4} and after == before
+    sequence.replay(values[0])
+    after = counts()
+    assert after == [held + 8, held, held]
+    with pytest.raises(TypeError):
+        sequence.replay(values[1], values[2])
+    after = counts()
+    assert after == [held + 8, held, held]
+
+
 def test_arguments_go_with_the_sequence():
     import weakref
 
