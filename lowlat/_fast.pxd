@@ -290,6 +290,7 @@ cdef class SequenceGraph:
     cdef list calls
     cdef Py_ssize_t count
     cdef lowlat_step* steps  # one per call
+    cdef list compiled       # of each: its node's CompiledKernel, which Triton 3.8 and later unload when it goes
     cdef void* context
     cdef void* stream_
     cdef CUgraph graph       # kept: the steps' nodes are its

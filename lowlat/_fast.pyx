@@ -2520,8 +2520,12 @@ cdef int take_step(lowlat_step* step, Plan plan, const CUlaunchConfig* config, C
     cdef size_t map_bytes = plan.map_count * TENSOR_MAP_BYTES
     if config.attribute_count != 0:
         raise state.not_recordable(SUBMISSIONS_TEXT["attributes"])
-    if graph.exec_ != NULL and (step.node == NULL or function != step.given.function):
-        raise state.changed("its arguments are another specialisation now, or its grid was empty")
+    if graph.exec_ == NULL:
+        graph.compiled[step - graph.steps] = <object>PyWeakref_GET_OBJECT(plan.reference)
+    elif step.node == NULL:
+        raise state.changed("its grid was empty")
+    elif function != step.given.function:
+        raise state.changed("its arguments are another specialisation now, or its kernel was compiled again")
     if lowlat_step_room(step, count, plan.map_count) != 0:
         raise MemoryError()
     words = lowlat_step_words(step)
@@ -2638,6 +2642,7 @@ cdef class SequenceGraph:
         if self.steps == NULL:
             raise MemoryError()
         self.count = len(calls)
+        self.compiled = [None] * self.count
         for i in range(self.count):
             self.steps[i].owner = <void*>self
         self.forks = lowlat_forks

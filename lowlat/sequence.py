@@ -44,7 +44,8 @@ def record(*names: str, on_change: str = "record") -> Sequence:
 
 
 class Sequence:
-    """What `record()` collects.  It holds every argument of its launches, tensors included, until it goes."""
+    """What `record()` collects.  It holds every argument of its launches, tensors included, and their CompiledKernels,
+    until it goes."""
 
     def __init__(self, names: tuple[str, ...], on_change: str) -> None:
         self._names, self.on_change = names, on_change

@@ -2,6 +2,7 @@
 legacy stream, captured, queued, printed from, asserted in and destroyed while they run; each as by the plain call."""
 
 import ctypes
+import gc
 import os
 import re
 import subprocess
@@ -611,3 +612,41 @@ def test_sequences_on_streams_and_in_captures():
     length.zero_()
     graph.replay(), graph.replay()
     assert out[:6].tolist() == [7, 8, 9] * 2 and length.item() == 6
+
+
+def test_kernels_of_a_sequence_that_leave_the_cache():
+    """Triton 3.8 and later unload a kernel that goes, and what is loaded next may get its handle and its place."""
+    first, second = (lowlat.jit(append, do_not_specialize=["value"]) for _ in range(2))
+    out, length = torch.zeros(400, dtype=torch.int32, device="cuda"), torch.zeros(1, dtype=torch.int32, device="cuda")
+    scratch = torch.zeros(64, dtype=torch.int32, device="cuda")
+    expected, meanwhile = [], False
+
+    def leave():
+        first.device_caches[torch.cuda.current_device()][0].clear()
+        gc.collect()
+        for i in range(8):
+            triton.jit(put)[(1, )](scratch, i, 7)
+
+    def grid(meta):
+        if meanwhile:
+            leave()
+        return (1, )
+
+    def step(value):
+        first[(1, )](out, length, value)
+        second[grid](out, length, value + 1)
+
+    for value in (1, 3):
+        step(value)
+    with lowlat.record("0.value", "1.value") as sequence:
+        step(5)
+    for turn in range(30):
+        meanwhile = turn % 3 == 1
+        if turn % 3 == 2:
+            leave()
+            for value in (100, 101):  # loaded, learnt
+                first[(1, )](out, length, value)
+                expected.append(value)
+        sequence.replay(7, 8) if turn % 2 else sequence.replay(7 + turn, 8)
+        expected += [7 if turn % 2 else 7 + turn, 8]
+    assert out[6:length.item()].tolist() == expected and sequence.replays["graph"] >= 10

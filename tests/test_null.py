@@ -408,7 +408,6 @@ def test_contexts_of_graphs():
 
         assert cu("ModuleUnload", module) == 0
         before = null.launches()
-        assert graph.launch() == 400
         assert adding(graph.graph, Call(function).params) == 400
         assert set_params(graph.exec, graph.nodes[0], Call(function, 4)) == 400
         assert cu("GraphInstantiateWithFlags", ctypes.byref(ctypes.c_void_p()), graph.graph, 0) == 400
@@ -547,6 +546,25 @@ def test_capture_on_the_other_device():
         null.set_capturing(stream)
     with pytest.raises(ValueError, match="64 streams"):
         null.set_capturing(66)
+
+
+def test_a_graph_of_an_unloaded_kernel():
+    """To launch it is a violation, also once another function has got the handle; until it has that one's."""
+    violations = null.violations()
+    with loaded_function() as (function, module), Graph(Call(function, 5)) as graph:
+        assert graph.launch() == 0
+        assert cu("ModuleUnload", module) == 0
+        assert graph.launch() == 1 and null.violations() == violations + 1
+        with loaded_function() as (other, _):
+            assert other == function
+            assert Call(other, 6).launch() == 0
+            assert graph.launch() == 1 and null.violations() == violations + 2
+            assert cu("GraphInstantiateWithFlags", ctypes.byref(ctypes.c_void_p()), graph.graph, 0) == 400
+            assert set_params(graph.exec, graph.nodes[0], Call(other, 7)) == 0
+            with null.record() as launches:
+                assert graph.launch() == 0
+            assert second_parameters(launches) == [7]
+    assert null.violations() == violations + 2
 
 
 def test_uses_after_destruction_are_counted():

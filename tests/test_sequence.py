@@ -1,11 +1,13 @@
 """`lowlat.record()`: what is recorded is launched as always; what is replayed are the launches that the same calls
 would be, made as one graph or, where that is not the same, one by one."""
 
+import ctypes
 import enum
 import gc
 import itertools
 import random
 import threading
+import weakref
 
 import numpy
 import pytest
@@ -407,6 +409,52 @@ def test_a_graph_that_could_not_be_made():
     both.check(lambda: sequence.replay(9, 16), decode(x, w, out, 9, 16), by="cuLaunchKernelEx")
     null.fail("", 0, 0)
     both.check(lambda: sequence.replay(pos=103), decode(x, w, out, 9, 103))
+
+
+def unload_when_it_goes(kernel):
+    """What Triton 3.8 and later do with a CompiledKernel.  Returns its cache."""
+    cache = kernel.device_caches[0][0]
+    if not hasattr(triton.runtime.driver.active.utils, "unload_module"):
+        for compiled in cache.values():
+            weakref.finalize(compiled, ctypes.CDLL("libcuda.so.1").cuModuleUnload, ctypes.c_void_p(compiled.module))
+    return cache
+
+
+def test_a_kernel_that_left_the_cache():
+    """Were it unloaded, another could have its handle, and the node would be taken for that one's."""
+    x = aligned()
+    both = Both(lambda kernel: kernel[GRID](x, 5), (rope, ))
+    sequence = both.record()
+    both.check(sequence.replay)
+    [kernel] = both.lowlat
+    for graphs in (1, 2):
+        unload_when_it_goes(kernel).clear()
+        for _ in range(2):  # compiled, learnt
+            kernel[GRID](x, 5)
+        both.check(sequence.replay, by="cuLaunchKernelEx")
+        assert sequence.replays["graph"] == graphs
+        both.check(sequence.replay)
+
+
+def test_a_kernel_that_leaves_the_cache_meanwhile():
+    """After its call has come to its launch, which by Triton has been made by then."""
+    x = aligned()
+    caches = []
+
+    def grid(meta):
+        while caches:
+            caches.pop().clear()
+        return GRID
+
+    both = Both(lambda norm, rope: (norm[GRID](x, x, x, 5, 0.5, 16), rope[grid](x, 5)))
+    sequence = both.record()
+    for _ in range(2):
+        both.check(sequence.replay)
+        caches.append(unload_when_it_goes(both.lowlat[0]))
+        with null.record() as launches:
+            sequence.replay()
+        assert not caches and [launch.call for launch in launches] == 2 * ["cuGraphLaunch"]
+        both.check(sequence.replay, by="cuLaunchKernelEx")
 
 
 def test_options_and_constexprs():

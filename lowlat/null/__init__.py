@@ -135,7 +135,8 @@ def graphs() -> int:
 
 def violations() -> int:
     """Uses of graphs since the process began that are bugs on real hardware: a call on a graph or an executable graph
-    while another thread is inside a call on it, or on a graph, executable graph or node that is destroyed."""
+    while another thread is inside a call on it, or on a graph, executable graph or node that is destroyed; the launch
+    of an executable graph one of whose kernels is unloaded."""
     return _library().lowlat_null_violations()
 
 

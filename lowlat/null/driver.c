@@ -9,7 +9,7 @@
  *
  * Two devices of compute capability 9.0.  The current context is per thread,
  * as in the driver; the current device and stream are per thread, as in torch.
- * Events are kept under one lock and capturing streams under another; graphs
+ * Events, functions and capturing streams are kept under a lock each; graphs
  * have a flag each; everything else is per thread or set once by a test before
  * it launches.
  */
@@ -40,6 +40,7 @@ typedef struct {
     char *image;
     size_t image_size;
     uint64_t number;
+    uint64_t unloaded; /* the how-manieth to be; 0: it is loaded */
 } null_module;
 
 #define MAX_PARAMETERS 4096
@@ -52,13 +53,21 @@ typedef struct {
     uint16_t sizes[MAX_PARAMETERS];
 } null_layout;
 
-typedef struct {
+/* As with the real driver, what is loaded later may get the handle of a
+ * function whose module was unloaded: here the next one does, of that which was
+ * unloaded last. */
+typedef struct null_function {
     null_module *module;
+    struct null_function *next; /* of all */
     char *name;
     int parameter_count;
     uint16_t *offsets;
     uint16_t *sizes;
 } null_function;
+
+static null_function *functions;
+static uint64_t unloaded_count;
+static pthread_mutex_t function_lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* What happened, as bytes in the order in which lowlat/null/__init__.py reads
  * them: whatever it names may be gone by then. */
@@ -611,29 +620,59 @@ EXPORT CUresult cuModuleUnload(null_module *module)
     CUresult result = CUDA_SUCCESS;
     if (is_recording())
         result = keep(new_event(EVENT_UNLOAD, module->context->device, module->number));
+    pthread_mutex_lock(&function_lock);
     free(module->image);
     module->image = NULL;
     module->context = NULL;
+    module->unloaded = ++unloaded_count;
+    pthread_mutex_unlock(&function_lock);
     return result;
+}
+
+/* A handle, of an unloaded module's function if there is one. */
+static null_function *function_handle(void)
+{
+    null_function *function = NULL;
+    for (null_function *other = functions; other != NULL; other = other->next)
+        if (other->module->unloaded > (function == NULL ? 0 : function->module->unloaded))
+            function = other;
+    if (function != NULL) {
+        free(function->name);
+        free(function->offsets);
+        return function;
+    }
+    function = malloc(sizeof *function);
+    if (function != NULL) {
+        function->next = functions;
+        functions = function;
+    }
+    return function;
 }
 
 static null_function *new_function(null_module *module, const char *name, const null_layout *layout)
 {
     size_t bytes = layout->count * sizeof(uint16_t);
-    null_function *function = malloc(sizeof *function + 2 * bytes);
+    uint16_t *offsets = malloc(2 * bytes + 1);
     char *name_copy = strdup(name);
-    if (function == NULL || name_copy == NULL) {
-        free(function);
-        free(name_copy);
-        return NULL;
+    null_function *function = NULL;
+    if (offsets != NULL && name_copy != NULL) {
+        pthread_mutex_lock(&function_lock);
+        function = function_handle();
+        if (function != NULL) {
+            function->module = module;
+            function->name = name_copy;
+            function->parameter_count = layout->count;
+            function->offsets = offsets;
+            function->sizes = offsets + layout->count;
+            memcpy(function->offsets, layout->offsets, bytes);
+            memcpy(function->sizes, layout->sizes, bytes);
+        }
+        pthread_mutex_unlock(&function_lock);
     }
-    function->module = module;
-    function->name = name_copy;
-    function->parameter_count = layout->count;
-    function->offsets = (uint16_t *)(function + 1);
-    function->sizes = function->offsets + layout->count;
-    memcpy(function->offsets, layout->offsets, bytes);
-    memcpy(function->sizes, layout->sizes, bytes);
+    if (function == NULL) {
+        free(offsets);
+        free(name_copy);
+    }
     return function;
 }
 
@@ -949,7 +988,8 @@ typedef struct {
  * block of memory. */
 typedef struct {
     const null_function *function;
-    CUcontext context; /* the function's, also once its module is unloaded */
+    const null_module *module; /* the function's, when the node was given it */
+    CUcontext context;         /* and that module's */
     CUlaunchConfig config;
     void **parameters;
 } null_call;
@@ -1044,6 +1084,7 @@ static CUresult copy_call(null_call *call, const CUkernelNodeParams *params)
         return CUDA_ERROR_OUT_OF_MEMORY;
     memset(call, 0, sizeof *call);
     call->function = function;
+    call->module = function->module;
     call->context = function->module->context;
     memcpy(call->config.grid, params->grid, sizeof params->grid);
     memcpy(call->config.block, params->block, sizeof params->block);
@@ -1141,7 +1182,8 @@ static CUresult instantiate(CUgraphExec *out, CUgraph graph)
                                      NULL, NULL, NULL};
         memcpy(params.grid, call->config.grid, sizeof params.grid);
         memcpy(params.block, call->config.block, sizeof params.block);
-        result = call->function->module->context == NULL ? CUDA_ERROR_INVALID_HANDLE : copy_call(&calls[i], &params);
+        result = call->function->module != call->module || call->module->context == NULL
+                     ? CUDA_ERROR_INVALID_HANDLE : copy_call(&calls[i], &params);
     }
     if (result != CUDA_SUCCESS) {
         free_calls(calls, calls == NULL ? 0 : graph->count);
@@ -1202,9 +1244,13 @@ static CUresult launch_graph(CUgraphExec exec, CUstream stream)
 {
     if (current_context == NULL)
         return CUDA_ERROR_INVALID_CONTEXT;
-    for (size_t i = 0; i < exec->count; ++i)
-        if (exec->calls[i].function->module->context != current_context)
+    for (size_t i = 0; i < exec->count; ++i) {
+        const null_call *call = &exec->calls[i];
+        if (call->function->module != call->module || call->module->context == NULL)
+            return violation(); /* the kernel is unloaded, and its handle may be another's */
+        if (call->context != current_context)
             return CUDA_ERROR_INVALID_HANDLE;
+    }
     CUresult result = launches_fail();
     if (result != CUDA_SUCCESS)
         return result;
