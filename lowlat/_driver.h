@@ -45,6 +45,7 @@ enum {
     CU_SHARED_MEMORY_MODE_ALLOW_OVERSIZED_SHARED_MEMORY = 3,
     CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED = 14,
     CU_STREAM_CAPTURE_MODE_RELAXED = 2,
+    CU_STREAM_LEGACY = 1, /* as is 0 */
     CU_STREAM_PER_THREAD = 2, /* of all handles the one that is another stream in each thread */
 };
 

@@ -34,6 +34,7 @@ cdef extern from "_driver.h":
     enum: CU_CLUSTER_SCHEDULING_POLICY_SPREAD
     enum: CU_SHARED_MEMORY_MODE_ALLOW_OVERSIZED_SHARED_MEMORY
     enum: CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED
+    enum: CU_STREAM_LEGACY
     enum: CU_STREAM_PER_THREAD
     const char* lowlat_driver_find(lowlat_driver_api*)
     ctypedef struct lowlat_buffer:
@@ -2404,9 +2405,10 @@ cdef int find_graph(Plan plan, const lowlat_race* race, const CUlaunchConfig* co
         return OTHER_CONTEXT
     if lowlat_graphs.is_capturing(config.stream, &capturing) != 0 or capturing:
         return CAPTURING
+    # Looked at each time: a stream may have the handle of one that is gone.  A legacy stream is the context's own.
+    if (graph == NULL or <size_t>config.stream > CU_STREAM_LEGACY) and not stream_is_of(config.stream, context):
+        return OTHER_CONTEXT
     if graph == NULL:
-        if not stream_is_of(config.stream, context):
-            return OTHER_CONTEXT
         plan.heat = 0
         graph = lowlat_graph_make(&plan.graphs, &plan.hot, config.stream, context, launch)
         if graph == NULL:

@@ -524,8 +524,26 @@ def test_priorities_of_streams():
 
 
 def test_a_stream_of_a_green_context(streams):
-    """It has a few of the device's multiprocessors, and a graph would take them all."""
+    """It has a few of the device's multiprocessors, and a graph would take them all; also where it has the handle of a
+    stream that had a graph, as streams that are made later mostly do."""
     driver = streams.driver
+    kernel = by_graph(where, do_not_specialize=["nanoseconds"])
+    out = torch.zeros(1024, dtype=torch.int32, device="cuda")
+    gone = ctypes.c_void_p()
+    assert driver.cuStreamCreate(ctypes.byref(gone), 1) == 0
+    torch.cuda.synchronize()
+
+    def launch(handle):
+        with torch.cuda.stream(torch.cuda.ExternalStream(handle.value)):
+            for _ in range(10):
+                kernel[(264, )](out, 20_000)
+        torch.cuda.synchronize()
+
+    launch(gone)
+    assert driver.cuStreamDestroy_v2(gone) == 0 and (out != 0).sum().item() > 8
+    by_graphs = submitted(kernel)["graph"]
+    out.zero_()
+    torch.cuda.synchronize()
     whole, part, rest = (ctypes.create_string_buffer(4096) for _ in range(3))
     description, green, handle = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p()
     try:
@@ -537,14 +555,9 @@ def test_a_stream_of_a_green_context(streams):
     except AttributeError as error:
         pytest.skip(f"this driver has no green contexts: {error}")
     assert not any(results)
-    kernel = by_graph(where, do_not_specialize=["nanoseconds"])
-    out = torch.zeros(1024, dtype=torch.int32, device="cuda")
-    torch.cuda.synchronize()
-    with torch.cuda.stream(torch.cuda.ExternalStream(handle.value)):
-        for _ in range(10):
-            kernel[(264, )](out, 20_000)
-    torch.cuda.synchronize()
-    assert (out != 0).sum().item() == 8 and "graph" not in submitted(kernel)
+    print("a green stream's handle is that of the one that is gone:", handle.value == gone.value)
+    launch(handle)
+    assert (out != 0).sum().item() == 8 and submitted(kernel)["graph"] == by_graphs
     assert submitted(kernel)["other context"] >= 7
 
 

@@ -216,6 +216,10 @@ def test_a_stream_of_a_green_context():
             assert submitted(pair, lambda: pair.call(GRID, x, 5))[1] == {how: 1}
         null.set_stream(0x2000)
         assert submitted(pair, lambda: pair.call(GRID, x, 5))[1] == {"graph": 1}
+        null.set_green_stream(0x2000)  # it has the handle of the one before
+        assert submitted(pair, lambda: pair.call(GRID, x, 5))[1] == {"other context": 1}
+        null.set_green_stream(0)
+        assert submitted(pair, lambda: pair.call(GRID, x, 5))[1] == {"graph": 1}
     finally:
         null.set_green_stream(0)
 
