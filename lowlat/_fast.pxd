@@ -286,6 +286,11 @@ cdef enum:
 
 
 @cython.final
+cdef class Recording:
+    cdef list calls  # of the sequence; None once it has ended
+
+
+@cython.final
 cdef class SequenceGraph:
     cdef list calls
     cdef Py_ssize_t count

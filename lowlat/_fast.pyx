@@ -75,6 +75,7 @@ cdef extern from "_graph.h":
     int lowlat_forks
 
     int lowlat_relax_capture(int) nogil
+    void lowlat_graph_free(CUgraphExec, CUgraph)
     void* lowlat_get_recorder()
     void lowlat_set_recorder(void*)
     int lowlat_deeper(int)
@@ -484,7 +485,14 @@ cdef PyObject* kernel_warmup(PyObject* self, PyObject* const* args, Py_ssize_t c
     if names != NULL:
         name_items = tuple_items(names)
         keywords = tuple_size(names)
-    return launch(<Kernel>self, NULL, args, count, name_items, keywords, THROUGH_WARMUP)
+    cdef lowlat_step* step = lowlat_get_step() if state.recorders != 0 else NULL
+    if step == NULL:
+        return launch(<Kernel>self, NULL, args, count, name_items, keywords, THROUGH_WARMUP)
+    lowlat_set_step(NULL)  # a grid callable of a sequence asks: it may go to Triton, since it launches nothing
+    try:
+        return launch(<Kernel>self, NULL, args, count, name_items, keywords, THROUGH_WARMUP)
+    finally:
+        lowlat_set_step(step)
 
 
 # ---- the launch ---------------------------------------------------------------------------------------------------
@@ -593,7 +601,10 @@ cdef PyObject* launch(Kernel kernel, PyObject* grid, PyObject* const* args, Py_s
     if (<Plan>plan).route_ != ROUTE_DRIVER:
         launch_with_wrapper(<Plan>plan, compiled, blocks, stream, arguments, count)
     elif (<Plan>plan).map_count == 0:
-        result = launch_with_driver(<Plan>plan, blocks, stream, payload, NULL)
+        if state.recorders == 0:
+            result = launch_with_driver(<Plan>plan, blocks, stream, payload, NULL)
+        else:
+            result = launch_or_step(<Plan>plan, compiled, blocks, stream, payload)
     else:
         result = launch_with_descriptors(<Plan>plan, compiled, blocks, stream, payload)
     if result != 0:
@@ -2452,10 +2463,13 @@ cdef PyObject* launch_recorded(PyObject* target, bint is_kernel, PyObject* grid,
     """A user's call while some thread records or replays.  In a thread that records, its outermost calls are noted once
     they have launched."""
     cdef lowlat_step* step = lowlat_get_step()
-    cdef void* recorder = lowlat_get_recorder()
+    cdef Recording recording = current_recording()  # held: the call may end it
     cdef PyObject* result
-    place = current_place() if recorder != NULL and lowlat_deeper(0) == 0 else None
-    lowlat_set_step(NULL)  # what a grid callable or a heuristic launches by the way is launched
+    if step != NULL and not (through == THROUGH_RUN and is_warmup(args + positional, names, keywords)):
+        # It would come before the launches that it was to come after.
+        raise state.not_recordable("a grid callable or heuristic of it launches kernels itself")
+    place = current_place() if recording is not None and lowlat_deeper(0) == 0 else None
+    lowlat_set_step(NULL)
     lowlat_deeper(1)
     try:
         if is_kernel:
@@ -2465,7 +2479,7 @@ cdef PyObject* launch_recorded(PyObject* target, bint is_kernel, PyObject* grid,
     finally:
         lowlat_set_step(step)
         depth = lowlat_deeper(-1)
-    if recorder == NULL or depth != 0:
+    if recording is None or recording.calls is None or depth != 0:
         return result
     try:
         call = Call(<object>target, None if grid == NULL else <object>grid,
@@ -2473,11 +2487,47 @@ cdef PyObject* launch_recorded(PyObject* target, bint is_kernel, PyObject* grid,
                     tuple([<object>names[i] for i in range(keywords)]), through == THROUGH_RUN, place,
                     sys._getframe().f_globals.get("__name__") == state.outer_module)
         if not call.warmup():
-            (<object>recorder).append(call)
+            recording.calls.append(call)
     except BaseException:
         lowlat_release(result)
         raise
     return result
+
+
+cdef bint is_warmup(PyObject* const* values, PyObject* const* names, Py_ssize_t keywords) except -1:
+    cdef Py_ssize_t i
+    for i in range(keywords):
+        if <object>names[i] == "warmup":
+            return <object>values[i]
+    return False
+
+
+cdef CUresult launch_or_step(Plan borrowed, PyObject* compiled, const int32_t* blocks, void* stream,
+                             uint64_t* payload) except? -1:
+    """`launch_with_driver`, which a step's refusal may leave.  `compiled` is the caller's reference, given up if this
+    raises."""
+    try:
+        return launch_with_driver(borrowed, blocks, stream, payload, NULL)
+    except BaseException:
+        lowlat_release(compiled)
+        raise
+
+
+@cython.final
+cdef class Recording:
+    """Of one thread, which holds it until it is seen to have ended: another thread may end it (a generator's `with`,
+    say)."""
+
+
+cdef Recording current_recording():
+    cdef PyObject* recording = <PyObject*>lowlat_get_recorder()
+    if recording == NULL:
+        return None
+    if (<Recording>recording).calls is None:
+        lowlat_set_recorder(NULL)
+        lowlat_release(recording)
+        return None
+    return <Recording>recording
 
 
 cdef inline bint is_known_tensor(PyTypeObject* kind):
@@ -2608,10 +2658,17 @@ cdef class Call:
         return getattr(target, "__name__", repr(target))
 
     def arguments(self):
-        """dict[str, int]: where in `values` the call's arguments are, by name; one can be given a new value there."""
+        """dict[str, int]: where in `values` the call's arguments are, by name; one can be given a new value there.  Those
+        of `*args` have no names."""
         cdef Py_ssize_t i, positional = len(self.values) - len(self.names)
-        order = [*self.target.arg_names[:positional], *self.names]
-        return {name: i for i, name in enumerate(order)}
+        target = self.target
+        while isinstance(target, Outer):
+            target = target.fn
+        order = list(self.target.arg_names)
+        if isinstance(target, Kernel) and (<Kernel>target).variadic >= 0:
+            order = order[:(<Kernel>target).variadic]
+        return ({name: i for i, name in enumerate(order[:positional])}
+                | {name: positional + i for i, name in enumerate(self.names)})
 
     def has_grid(self):
         """bool: whether the grid is beside the arguments, and not one of them."""
@@ -2639,7 +2696,7 @@ cdef class SequenceGraph:
     """The launches of `calls`, one after the other, as an executable graph of one context."""
 
     def __cinit__(self, list calls):
-        self.calls = calls
+        self.calls = list(calls)
         self.steps = <lowlat_step*>calloc(len(calls) + 1, sizeof(lowlat_step))
         if self.steps == NULL:
             raise MemoryError()
@@ -2651,6 +2708,7 @@ cdef class SequenceGraph:
 
     def __init__(self, list calls):
         cdef int mode
+        cdef CUresult result
         reason = self.obstacle(NULL, False)
         if reason is not None:
             raise state.not_recordable(reason)
@@ -2663,21 +2721,17 @@ cdef class SequenceGraph:
                 raise_of_call(i, call, state.not_recordable(
                     "it was on another stream or device than those before it"))
         driver.current_context(&self.context)
+        check_graph_call(lowlat_graphs.create(&self.graph, 0))
+        self.go()
         mode = lowlat_relax_capture(CU_STREAM_CAPTURE_MODE_RELAXED)
-        try:
-            check_graph_call(lowlat_graphs.create(&self.graph, 0))
-            self.go()
-            check_graph_call(lowlat_graphs.instantiate(&self.exec_, self.graph, 0))
-        finally:
-            lowlat_relax_capture(mode)
+        result = lowlat_graphs.instantiate(&self.exec_, self.graph, 0)
+        lowlat_relax_capture(mode)
+        check_graph_call(result)
 
     def __dealloc__(self):
         cdef Py_ssize_t i
         if self.forks == lowlat_forks:
-            if self.exec_ != NULL:
-                lowlat_graphs.destroy_exec(self.exec_)
-            if self.graph != NULL:
-                lowlat_graphs.destroy(self.graph)
+            lowlat_graph_free(self.exec_, self.graph)
         if self.steps != NULL:
             for i in range(self.count):
                 lowlat_step_free(&self.steps[i])
@@ -2741,6 +2795,8 @@ cdef class SequenceGraph:
         cdef void* context = NULL
         if lowlat_graphs_missing != NULL:
             return SUBMISSIONS_TEXT["no graphs"]
+        if lowlat_get_step() != NULL:
+            return "a grid callable or heuristic of another sequence asks for it"
         if self.forks != lowlat_forks:
             return REASONS_TEXT["forked"]
         if state.launch_blocking:
@@ -2749,7 +2805,7 @@ cdef class SequenceGraph:
             return "the thread has no CUDA context"
         if self.exec_ == NULL:
             return None
-        if lowlat_get_recorder() != NULL:
+        if current_recording() is not None:
             return "this thread is recording: the launches are to be collected"
         if stream == <void*>CU_STREAM_PER_THREAD:
             return SUBMISSIONS_TEXT["per-thread stream"]
@@ -2769,7 +2825,7 @@ cdef class SequenceGraph:
         state.recorders += 1
         self.looked = False
         try:
-            for i in range(len(self.calls)):
+            for i in range(self.count):
                 call = self.calls[i]
                 step = &self.steps[i]
                 try:
@@ -2798,9 +2854,11 @@ cdef class SequenceGraph:
         cdef PyObject* grid = NULL if call.through == THROUGH_RUN else <PyObject*>call.grid
         cdef PyObject* const* names = tuple_items(<PyObject*>call.names)
         cdef PyObject* result
-        cdef lowlat_step* before = lowlat_get_step()  # a grid callable may replay another sequence
         step.reached = step.empty = False
         self.reached = call.plan = None
+        if call.through == THROUGH_RUN and ((<Kernel>call.target).run_replaced if isinstance(call.target, Kernel)
+                                            else (<Outer>call.target).run_replaced):
+            raise state.not_recordable(REASONS_TEXT["run replaced"])  # (a launch leaves that to its caller)
         lowlat_set_step(step)
         try:
             if isinstance(call.target, Kernel):
@@ -2809,7 +2867,7 @@ cdef class SequenceGraph:
             else:
                 result = (<Outer>call.target).call(grid, items, positional, names, keywords, call.through)
         finally:
-            lowlat_set_step(before)
+            lowlat_set_step(NULL)
             self.looked = False
         lowlat_release(result)
         if not step.reached:
@@ -2985,6 +3043,8 @@ cdef class SequenceGraph:
         step.stream = <CUstream>stream
         step.reached = True
         step.empty = False
+        if lowlat_torch.rung != LOWLAT_RUNG_SHIM:
+            self.looked = False  # tensors were asked in Python
         return True
 
 
@@ -3015,17 +3075,22 @@ def set_everywhere(list places, value):
         lowlat_release(before)  # last, since it may run other code
 
 
-def start_recording(calls):
-    """Append to `calls` what this thread calls from now on."""
-    if lowlat_get_recorder() != NULL:
+def start_recording(list calls):
+    """Append to `calls` what this thread calls from now on, until `stop_recording` gets what this returns."""
+    if current_recording() is not None:
         raise RuntimeError("this thread is recording already")
-    lowlat_set_recorder(<void*>calls)
+    cdef Recording recording = Recording.__new__(Recording)
+    recording.calls = calls
+    lowlat_set_recorder(<void*>lowlat_new_reference(recording))
     state.recorders += 1
+    return recording
 
 
-def stop_recording():
-    lowlat_set_recorder(NULL)
+def stop_recording(Recording recording):
+    """From any thread."""
+    recording.calls = None
     state.recorders -= 1
+    current_recording()  # this thread gives it up
 
 
 def configure_sequences(*, not_recordable, changed, outer_module):
@@ -3206,6 +3271,8 @@ cdef PyObject* hand_on(PyObject* fn, PyObject* grid, PyObject* const* args, Py_s
             refresh_outer()
         if state.outer_reason == OK and not (<Outer>fn).run_replaced:
             return (<Outer>fn).call(grid, args, positional, names, keywords, through)
+    if state.recorders != 0 and lowlat_get_step() != NULL:
+        raise state.not_recordable(f"it goes through {<object>fn!r}, whose `run` is not lowlat's")
     cdef tuple values = values_of(args, positional)
     cdef dict named = {}
     if through == THROUGH_GETITEM:
@@ -4860,10 +4927,7 @@ def floor(uint64_t function, list pointers, int zeros, int threads, int shared, 
         if result != 0:
             raise_driver_error(result)
     finally:
-        if executable != NULL:
-            lowlat_graphs.destroy_exec(executable)
-        if graph != NULL:
-            lowlat_graphs.destroy(graph)
+        lowlat_graph_free(executable, graph)
         free(storage)
         free(parameters)
         free(places)

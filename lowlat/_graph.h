@@ -52,6 +52,27 @@ static inline lowlat_graph *lowlat_graph_of(lowlat_graph *first, CUstream stream
 
 static inline void lowlat_graph_used(lowlat_graph *graph) { graph->used = ++lowlat_graph_clock; }
 
+/* While another stream is captured in global mode, the driver refuses calls
+ * that may allocate or free, and spoils that capture; not in relaxed mode. */
+static int lowlat_relax_capture(int mode)
+{
+    lowlat_graphs.exchange_capture_mode(&mode);
+    return mode;
+}
+
+static void lowlat_graph_free(CUgraphExec exec, CUgraph graph)
+{
+    int mode;
+    if (exec == NULL && graph == NULL)
+        return;
+    mode = lowlat_relax_capture(CU_STREAM_CAPTURE_MODE_RELAXED);
+    if (exec != NULL)
+        lowlat_graphs.destroy_exec(exec);
+    if (graph != NULL)
+        lowlat_graphs.destroy(graph);
+    lowlat_relax_capture(mode);
+}
+
 /* A graph that is being launched may be destroyed: the driver frees it when
  * the launch is complete (cuGraphExecDestroy).  Not one that is `busy`. */
 static void lowlat_graph_destroy(lowlat_graph *graph)
@@ -67,10 +88,7 @@ static void lowlat_graph_destroy(lowlat_graph *graph)
     if (graph->older != NULL)
         graph->older->newer = graph->newer;
     lowlat_graph_count--;
-    if (graph->exec != NULL)
-        lowlat_graphs.destroy_exec(graph->exec);
-    if (graph->graph != NULL)
-        lowlat_graphs.destroy(graph->graph);
+    lowlat_graph_free(graph->exec, graph->graph);
     free(graph);
 }
 
@@ -98,14 +116,6 @@ static int lowlat_graph_trim(int most)
     return 1;
 }
 
-/* While another stream is captured in global mode, the driver refuses calls
- * that may allocate, and spoils that capture; not in relaxed mode. */
-static int lowlat_relax_capture(int mode)
-{
-    lowlat_graphs.exchange_capture_mode(&mode);
-    return mode;
-}
-
 /* A graph of this one launch in the plan's list, or NULL. */
 static lowlat_graph *lowlat_graph_make(lowlat_graph **first, uint32_t *hot, CUstream stream, void *context,
                                        const CUkernelNodeParams *launch)
@@ -125,8 +135,7 @@ static lowlat_graph *lowlat_graph_make(lowlat_graph **first, uint32_t *hot, CUst
         result = lowlat_graphs.instantiate(&graph->exec, graph->graph, 0);
     lowlat_relax_capture(mode);
     if (result != CUDA_SUCCESS) {
-        if (graph->graph != NULL)
-            lowlat_graphs.destroy(graph->graph);
+        lowlat_graph_free(NULL, graph->graph);
         free(graph);
         return NULL;
     }

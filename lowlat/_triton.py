@@ -226,7 +226,8 @@ def patched() -> bool:
     _see_late_classes()
     return (any(inspect.getattr_static(owner, name, None) is not original for owner, name, original in _ORIGINALS)
             or inspect.getattr_static(JITFunction, "run") is not inspect.getattr_static(_fast.Kernel, "run")
-            or inspect.getattr_static(JITFunction, "run") is not _NATIVE_RUN)
+            or inspect.getattr_static(JITFunction, "run") is not _NATIVE_RUN
+            or inspect.getattr_static(JITFunction, "__getitem__") is not _NATIVE_GETITEM)
 
 
 def _see_late_classes() -> None:
@@ -251,6 +252,7 @@ def _amd_specializers() -> list[Any]:
 
 
 _NATIVE_RUN = inspect.getattr_static(_fast.Kernel, "run")
+_NATIVE_GETITEM = inspect.getattr_static(_fast.Kernel, "__getitem__")
 
 
 def patched_getitem(kernel: Any, grid: Any) -> Any:
@@ -312,7 +314,8 @@ def read_outer(classes: tuple[type, ...]) -> str:
     _see_late_classes()
     originals = _OUTER_ORIGINALS + [entry for entry in _ORIGINALS if entry[0] in _tensor_classes()]
     if (any(inspect.getattr_static(owner, name, None) is not original for owner, name, original in originals)
-            or any(inspect.getattr_static(owner, "run") is not _NATIVE_OUTER_RUN for owner in classes)):
+            or any(inspect.getattr_static(owner, name) is not native for owner in classes
+                   for name, native in _NATIVE_OUTER.items())):
         return "patched"
     return "ok"
 
@@ -322,7 +325,7 @@ _OUTER_ORIGINALS: list[tuple[type, str, Any]] = [
     for owner, name in ((Autotuner, "run"), (Autotuner, "__getitem__"), (Heuristics, "run"),
                         (Heuristics, "__getitem__"), (Config, "all_kwargs"))
 ]
-_NATIVE_OUTER_RUN = inspect.getattr_static(_fast.Outer, "run")
+_NATIVE_OUTER = {name: inspect.getattr_static(_fast.Outer, name) for name in ("run", "__getitem__")}
 
 
 def outer_getitem(outer: Any, grid: Any) -> Any:
@@ -338,7 +341,7 @@ def run_outer_with_triton(outer: Any, through_getitem: bool, grid: Any, args: tu
                           kwargs: dict[str, Any]) -> Any:
     """A call of a tuner or of heuristics by Triton's own `run`; `outer[grid](...)` also by one that was put in its
     place on the object or in a subclass, which who calls lowlat's `run` has passed by, or is."""
-    if through_getitem and ("run" in outer.__dict__ or type(outer).run is not _NATIVE_OUTER_RUN):
+    if through_getitem and ("run" in outer.__dict__ or type(outer).run is not _NATIVE_OUTER["run"]):
         run = outer.run
     else:
         run = _triton_class(outer).run.__get__(outer)

@@ -31,8 +31,11 @@ def record(*names: str, on_change: str = "record") -> Sequence:
     `on_change` says what becomes of a replay whose launches are not those of the graph: because an argument makes it
     another specialisation, because a hook is set, a tuner's choice is another, the stream is another or is captured.
     "record": the launches are made one by one, as without a sequence, and the graph is made anew where it has to be.
-    "raise": NotRecordable, and nothing is launched.  Grid callables and heuristics may have been called by then, and
-    are called again where the launches are made one by one.
+    "raise": NotRecordable, and nothing is launched.
+
+    Grid callables and heuristics are called once more when the block ends, and up to three times in a replay whose
+    launches are made one by one.  They are called before any launch of a graph: one must not depend on what an earlier
+    launch of the sequence writes to the device, and one that makes launches of lowlat's itself is refused.
 
     Raises ValueError for another `on_change`, RuntimeError where this thread records already, and, when the block ends,
     NotRecordable for a launch that lowlat would not make natively, or not on one stream with the others, or with
@@ -62,19 +65,20 @@ class Sequence:
     def __enter__(self) -> Sequence:
         if self._recorded:
             raise RuntimeError("this sequence has been recorded; record() makes another")
-        _fast.start_recording(self._calls)
+        self._recording = _fast.start_recording(self._calls)
         self._recorded = True
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        _fast.stop_recording()
+        _fast.stop_recording(self._recording)
         if kind is not None:
             self._calls.clear()
             return
         try:
-            self._graph = _fast.SequenceGraph(self._calls)
+            graph = _fast.SequenceGraph(self._calls)
             self._name_places()
             self._one_value_each(self._names)
+            self._graph = graph  # last: without one it cannot be replayed
         except BaseException:
             self._calls.clear()
             raise
@@ -186,4 +190,6 @@ def _same(left: Any, right: Any) -> bool:
         return False
     if type(left) is tuple:
         return len(left) == len(right) and all(map(_same, left, right))
+    if type(left) is float:
+        return left.hex() == right.hex()  # 0.0 and -0.0 are two
     return bool(left == right)

@@ -166,6 +166,22 @@ def test_attributes(options):
     assert counts(pair) == {"attributes": 4} and graphs() == 0
 
 
+def test_graphs_that_go_while_a_stream_is_captured():
+    """Neither one that makes room for another, nor one that goes with its plan, spoils the capture."""
+    x = aligned()
+    _fast.set_route("driver", AFTER, 1, False)
+    by_graph(one, x, 5)
+    pair = by_graph(one, x, 5)
+    null.set_capturing(0x4000)
+    null.set_stream(0x2000)
+    for _ in range(8):
+        pair.fast(GRID, x, 5)
+    assert graphs() == 1
+    pair.lowlat.forget()
+    assert graphs() == 0
+    null.clear_capturing()
+
+
 def test_captured_streams():
     x = aligned()
     pair = by_graph(one, x, 5)

@@ -491,7 +491,7 @@ def test_capture():
 
 
 def test_what_may_allocate_during_a_capture():
-    """A graph is not made, nor launched for the first time, but in relaxed mode, which is the thread's own."""
+    """A graph is not made or destroyed, nor launched for the first time, but in relaxed mode, the thread's own."""
     call, spoilt = Call(compiled_function()), null.spoilt_captures()
 
     def exchange(mode):
@@ -500,7 +500,7 @@ def test_what_may_allocate_during_a_capture():
 
     with Graph(call) as graph:
         null.set_capturing(77)
-        made = ctypes.c_void_p()
+        made, other = ctypes.c_void_p(), ctypes.c_void_p()
         assert graph.launch(78) == 900 and null.spoilt_captures() == spoilt + 1
         assert cu("GraphInstantiateWithFlags", ctypes.byref(made), graph.graph, 0) == 900
         assert null.spoilt_captures() == spoilt + 2
@@ -511,9 +511,13 @@ def test_what_may_allocate_during_a_capture():
         thread.join()
         assert modes == [(0, 0)]
         assert cu("GraphInstantiateWithFlags", ctypes.byref(made), graph.graph, 0) == 0
+        assert cu("GraphInstantiateWithFlags", ctypes.byref(other), graph.graph, 0) == 0
         assert cu("GraphExecDestroy", made) == 0 and graph.launch(78) == 0
         assert exchange(0) == (0, 2)
         assert graph.launch(78) == 0 and null.spoilt_captures() == spoilt + 2
+        assert cu("GraphExecDestroy", other) == 900 and null.spoilt_captures() == spoilt + 3
+        null.clear_capturing()
+        assert cu("GraphExecDestroy", other) == 0
 
 
 def test_a_device_that_fails_launches_fails_them_by_graph_too():

@@ -645,30 +645,39 @@ def test_tuners_and_heuristics():
 
 
 def test_launches_by_the_way():
-    """What a grid callable launches is launched, in a replay, too, and is no launch of the sequence."""
+    """What a grid callable launches comes before the launches of a graph, and after those that Triton made before its
+    call: it is refused, and launched in its place where the launches are made one by one."""
     x, out = aligned(), aligned()
 
     def step(norm, rope):
         def grid(meta):
-            rope[(9, )](out, 5)
+            if launches_itself:
+                rope[(9, )](out, 5)
             return (2, )
 
-        norm[grid](x, x, out, 6, 0.5, 16)
         rope[GRID](out, 7)
+        norm[grid](x, x, out, 6, 0.5, 16)
 
     both = Both(step)
-    for _ in range(2):
-        step(*both.triton), step(*both.lowlat)
-    sequence = both.record()
-    assert len(sequence) == 2
-    with null.record() as launches:
-        sequence.replay()
-    assert [(launch.call, launch.kernel, launch.grid[0]) for launch in launches] == [
-        ("cuLaunchKernelEx", "rope", 9), ("cuGraphLaunch", "norm", 2), ("cuGraphLaunch", "rope", 3)]
+    launches_itself = True
+    step(*both.triton), step(*both.lowlat)
+    launches_itself = False
+    sequence, raising = both.record(), both.record(on_change="raise")
+    both.check(sequence.replay)
+    launches_itself = True
+    both.check(sequence.replay, by="cuLaunchKernelEx")
+    with null.record() as launches, pytest.raises(lowlat.NotRecordable, match="1 .norm.: .* launches kernels itself"):
+        raising.replay()
+    assert not launches
+    with null.record() as launches, pytest.raises(lowlat.NotRecordable, match="1 .norm.: .* launches kernels itself"):
+        both.record()
+    assert [(launch.kernel, launch.grid[0]) for launch in launches] == [("rope", 3), ("rope", 9), ("norm", 2)]
+    launches_itself = False
+    both.check(sequence.replay), both.check(raising.replay)
 
 
 def test_replays_by_the_way():
-    """A grid callable may replay another sequence, and not the one that asks it."""
+    """A grid callable may replay another sequence, likewise, and not the one that asks it."""
     x, out = aligned(), aligned()
     both = Both(None)
     inner = both.record(step=lambda norm, rope: rope[(9, )](out, 5))
@@ -676,12 +685,189 @@ def test_replays_by_the_way():
     with null.record() as launches:
         outer.replay(lambda meta: inner.replay() or (2, ))
     assert [(launch.call, launch.kernel, launch.grid[0]) for launch in launches] == [
-        ("cuGraphLaunch", "rope", 9), ("cuGraphLaunch", "norm", 2)]
+        ("cuGraphLaunch", "rope", 9), ("cuLaunchKernelEx", "norm", 2)]
     with pytest.raises(RuntimeError, match="this sequence is being replayed"):
         outer.replay(lambda meta: outer.replay() or (2, ))
     with null.record() as launches:
-        outer.replay()
-    assert len(launches) == 2
+        outer.replay(GRID)
+    assert [launch.call for launch in launches] == ["cuGraphLaunch"]
+
+
+def test_warmups_by_the_way():
+    """A grid callable may have another kernel compiled."""
+    x, out = aligned(), aligned()
+
+    def step(norm, rope):
+        def grid(meta):
+            if warms_up:
+                rope.warmup(out, 5 + len(asked), BLOCK=32 << len(asked), grid=GRID)
+                rope.run(out, 5, BLOCK=64 << len(asked), grid=GRID, warmup=True)
+                asked.append(meta["n"])
+            return (2, )
+
+        norm[grid](x, x, out, 6, 0.5, 16)
+
+    asked, warms_up = [], False
+    both = Both(step)
+    sequence = both.record(on_change="raise")
+    warms_up = True
+    both.check(sequence.replay)
+    assert len(asked) == 2  # Triton's and lowlat's
+
+
+class Counted:
+    """A decorator of a user's own."""
+
+    def __init__(self, fn):
+        self.fn, self.arg_names, self.calls = fn, fn.arg_names, 0
+
+    def run(self, *args, **kwargs):
+        self.calls += 1
+        return self.fn.run(*args, **kwargs)
+
+
+@pytest.mark.parametrize("between", [Counted, triton.heuristics({"BLOCK": lambda args: 16})])
+@pytest.mark.parametrize("on_change", ["record", "raise"])
+def test_what_stands_between_and_is_not_lowlats(between, on_change):
+    out = aligned()
+    make = lambda library, function: library.heuristics({"pos": lambda args: 5})(between(library.jit(function)))  # noqa: E731
+    both = Both(lambda rope: rope[GRID](out), functions=(rope, ), make=make)
+    both.step(*both.triton), both.step(*both.lowlat)
+    with null.record() as launches, pytest.raises(lowlat.NotRecordable, match="it goes through .*not lowlat's"):
+        both.record(on_change=on_change)
+    assert len(launches) == 1
+
+
+@pytest.mark.parametrize("through_run", [False, True])
+@pytest.mark.parametrize("outer", [False, True])
+def test_a_run_that_is_set_after_the_recording(outer, through_run):
+    """On the object itself, on the kernel within heuristics, or on a class, with `__getitem__`: whoever replaces it
+    sees the launches of replays, each once."""
+    out, seen = aligned(), []
+
+    def make(library, function):
+        kernel = library.jit(function)
+        return library.heuristics({"BLOCK": lambda args: 16})(kernel) if outer else kernel
+
+    def step(rope):
+        rope.run(out, 5, grid=GRID, warmup=False) if through_run else rope[GRID](out, 5)
+
+    both = Both(step, functions=(rope, ), make=make)
+    both.step(*both.triton), both.step(*both.lowlat)
+    sequence, raising = both.record(), both.record(on_change="raise")
+    kernel = both.lowlat[0]
+    places = [(kernel, "run"), (type(kernel), "run"), (type(kernel), "__getitem__"), (triton.JITFunction, "run")]
+    if outer:
+        places += [(kernel.fn, "run"), (type(kernel.fn), "run")]
+    for owner, name in places:
+        own, original = name in vars(owner), getattr(owner, name)
+        setattr(owner, name, lambda *args, original=original, **kwargs: seen.append(1) or original(*args, **kwargs))
+        try:
+            plain = outcome(lambda: step(kernel))
+            times = len(seen)
+            replayed = outcome(sequence.replay)
+            assert replayed.launches == plain.launches and len(seen) == 2 * times and len(plain.launches) == 1
+            if times != 0:
+                refused = outcome(raising.replay)
+                assert refused.error[0] is lowlat.NotRecordable and not refused.launches and len(seen) == 2 * times
+        finally:
+            if own:
+                setattr(owner, name, original)
+            else:
+                delattr(owner, name)
+        seen.clear()
+        both.check(sequence.replay), both.check(raising.replay)
+    assert sequence.replays["graph"] >= len(places)
+
+
+def test_a_refused_step_holds_no_kernel():
+    out = aligned()
+    kernel = lowlat.jit(rope)
+    with lowlat.record("pos", on_change="raise") as sequence:
+        kernel[GRID](out, 17)
+    kernel[GRID](out, 32)
+    compiled = [weakref.ref(kernel) for kernel in kernel.device_caches[0][0].values()]
+    for _ in range(3):
+        with pytest.raises(lowlat.NotRecordable, match="another specialisation"):
+            sequence.replay(32)
+    del sequence
+    kernel.device_caches.clear()
+    del kernel
+    gc.collect()
+    assert len(compiled) == 2 and [kernel() for kernel in compiled] == [None, None]
+
+
+def test_nothing_is_replayed_of_what_was_refused():
+    kernel, out = lowlat.jit(rope), aligned()
+    with pytest.raises(KeyError), lowlat.record("nope") as sequence:
+        kernel[GRID](out, 17)
+    with null.record() as launches, pytest.raises(RuntimeError, match="nothing has been recorded"):
+        sequence.replay()
+    assert not launches and len(sequence) == 0
+
+
+def test_positive_and_negative_zero_are_two_values():
+    kernel, first, second = lowlat.jit(rope), aligned(), aligned()
+
+    def step():
+        kernel[GRID](first, 0.0), kernel[GRID](second, -0.0)
+
+    with pytest.raises(ValueError, match="stands for different values"), lowlat.record("pos"):
+        step()
+    with lowlat.record("0.pos", "1.pos") as sequence:
+        step()
+    with null.record() as launches:
+        sequence.replay(-0.0, 0.0)
+    assert [launch.parameters[1].hex() for launch in launches] == ["00000080", "00000000"]
+
+
+def variadic(out, *args, N: tl.constexpr):
+    tl.store(out, args[0] + N)
+
+
+@pytest.mark.skipif(triton.__version__ < "3.9", reason="from Triton 3.9 on")
+def test_a_kernel_with_args():
+    """Of `*args` none has a name; what comes before and after does."""
+    out, other = aligned(), aligned()
+    step = lambda out, n: lambda variadic: variadic[GRID](out, 5, 6, 7, N=n)  # noqa: E731
+    both = Both(step(out, 9), functions=(variadic, ))
+    both.step(*both.triton), both.step(*both.lowlat)
+    sequence = both.record("out", "N")
+    assert sequence._calls[0].arguments() == {"out": 0, "N": 4}
+    both.check(lambda: sequence.replay(other), step(other, 9))
+    both.check(lambda: sequence.replay(out, 11), step(out, 11), by=None)
+
+
+def test_a_block_that_ends_in_another_thread():
+    """The thread that began it records no more, and can begin another one."""
+    kernel, out = lowlat.jit(rope), aligned()
+
+    def records():
+        with lowlat.record() as sequence:
+            yield sequence
+
+    recording = records()
+    sequence = next(recording)
+    kernel[GRID](out, 5)
+    thread = threading.Thread(target=recording.close)
+    thread.start()
+    thread.join()
+    assert len(sequence) == 0  # it left by an exception, GeneratorExit
+    with lowlat.record() as second:
+        kernel[GRID](out, 5)
+    assert len(second) == 1 and len(sequence) == 0
+
+
+def test_a_sequence_that_goes_during_a_capture():
+    kernel, out = lowlat.jit(rope), aligned()
+    with lowlat.record() as sequence:
+        kernel[GRID](out, 5)
+    graphs = null.graphs()
+    null.set_capturing(0x4000)
+    del sequence
+    gc.collect()
+    null.clear_capturing()
+    assert null.graphs() == graphs - 1  # and no capture is spoilt, says the fixture
 
 
 def test_replays_are_recorded():

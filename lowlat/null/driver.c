@@ -1301,6 +1301,9 @@ EXPORT CUresult cuGraphExecDestroy(CUgraphExec exec)
     CUresult result = enter(&exec->guard);
     if (result != CUDA_SUCCESS)
         return result;
+    result = may_allocate(); /* nor free: driver 580 spoils the capture */
+    if (result != CUDA_SUCCESS)
+        return leave(&exec->guard, result);
     atomic_store(&exec->guard.alive, 0);
     free_calls(exec->calls, exec->count);
     exec->calls = NULL;
