@@ -2658,8 +2658,8 @@ cdef class Call:
         return getattr(target, "__name__", repr(target))
 
     def arguments(self):
-        """dict[str, int]: where in `values` the call's arguments are, by name; one can be given a new value there.  Those
-        of `*args` have no names."""
+        """dict[str, int]: where in `values` the call's arguments are, by name; one can be given a new value there.
+        Those of `*args` have no names."""
         cdef Py_ssize_t i, positional = len(self.values) - len(self.names)
         target = self.target
         while isinstance(target, Outer):

@@ -561,6 +561,65 @@ def test_a_stream_of_a_green_context(streams):
     assert submitted(kernel)["other context"] >= 7
 
 
+@pytest.mark.parametrize("mode", ["global", "thread_local", "relaxed"])
+def test_graphs_that_go_in_a_capture(mode):
+    """A plan's and a sequence's: they do not spoil it, and what is captured is replayed."""
+    x, out = (torch.zeros(1, dtype=torch.int32, device="cuda") for _ in range(2))
+    length = torch.zeros(1, dtype=torch.int32, device="cuda")
+    kernel, captured = by_graph(append), torch.cuda.CUDAGraph()
+    many = torch.zeros(64, dtype=torch.int32, device="cuda")
+    for value in range(3):
+        kernel[(1, )](many, length, value + 2)
+    with lowlat.record() as sequence:
+        kernel[(1, )](many, length, 7)
+    sequence.replay()
+    assert submitted(kernel)["graph"] >= 1 and sequence.replays == {"graph": 1}
+    torch.cuda.synchronize()
+    before = _fast.graph_count()
+    with torch.cuda.graph(captured, capture_error_mode=mode):
+        out.add_(x + 1)
+        del sequence
+        kernel.forget()
+        gc.collect()
+        out.add_(x + 1)
+    assert _fast.graph_count() < before
+    out.zero_()
+    captured.replay()
+    assert out.item() == 2 and length.item() == 5
+
+
+def test_a_green_context_that_is_current():
+    """As torch's own green contexts are: its launches keep to its multiprocessors, by graph, too."""
+    driver = ctypes.CDLL("libcuda.so.1")
+    kernel = by_graph(where, do_not_specialize=["nanoseconds"])
+    out = torch.zeros(1024, dtype=torch.int32, device="cuda")
+    torch.cuda.synchronize()
+    whole, part, rest = (ctypes.create_string_buffer(4096) for _ in range(3))
+    description, green, context, popped = (ctypes.c_void_p() for _ in range(4))
+    try:
+        results = [driver.cuDeviceGetDevResource(0, whole, 1),
+                   driver.cuDevSmResourceSplitByCount(part, ctypes.byref(ctypes.c_uint(1)), whole, rest, 0, 8),
+                   driver.cuDevResourceGenerateDesc(ctypes.byref(description), part, 1),
+                   driver.cuGreenCtxCreate(ctypes.byref(green), description, 0, 1),
+                   driver.cuCtxFromGreenCtx(ctypes.byref(context), green)]
+    except AttributeError as error:
+        pytest.skip(f"this driver has no green contexts: {error}")
+    assert not any(results) and driver.cuCtxPushCurrent_v2(context) == 0
+    try:
+        for _ in range(10):
+            kernel[(264, )](out, 20_000)
+        with lowlat.record() as sequence:
+            kernel[(264, )](out, 20_000)
+        for _ in range(3):
+            sequence.replay()
+        assert driver.cuCtxSynchronize() == 0
+    finally:
+        driver.cuCtxPopCurrent_v2(ctypes.byref(popped))
+    torch.cuda.synchronize()
+    print("in a green context", submitted(kernel), sequence.replays)
+    assert (out != 0).sum().item() == 8
+
+
 def test_ten_thousand_plans():
     """Each call has constexprs that are spelled like no other's and are the same kernel to Triton."""
     def spelled(out, A: tl.constexpr, B: tl.constexpr, C: tl.constexpr, D: tl.constexpr, E: tl.constexpr,
