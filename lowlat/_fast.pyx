@@ -2514,6 +2514,7 @@ cdef CUresult launch_or_step(Plan borrowed, PyObject* compiled, const int32_t* b
 
 
 @cython.final
+@cython.auto_pickle(False)
 cdef class Recording:
     """Of one thread, which holds it until it is seen to have ended: another thread may end it (a generator's `with`,
     say)."""

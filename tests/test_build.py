@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mutants
 import pytest
 
 import lowlat
@@ -24,6 +25,12 @@ def test_nothing_generated_is_tracked():
     if not tracked:
         pytest.skip("not a checkout")
     assert not [name for name in tracked if name.endswith((".so", ".o", ".pyc", "_fast.c", "_fast.html", ".so.1"))]
+
+
+def test_every_mutant_is_of_this_source():
+    lost = [(mutant.name, find) for mutant in mutants.MUTANTS for find, _ in mutant.edits
+            if (ROOT / "lowlat" / mutant.file).read_text().count(find) != 1]
+    assert not lost, "tests/mutants.py looks for what is no longer there"
 
 
 def test_missing_extension_says_what_to_type(tmp_path):
