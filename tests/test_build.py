@@ -31,6 +31,10 @@ def test_every_mutant_is_of_this_source():
     lost = [(mutant.name, find) for mutant in mutants.MUTANTS for find, _ in mutant.edits
             if (ROOT / "lowlat" / mutant.file).read_text().count(find) != 1]
     assert not lost, "tests/mutants.py looks for what is no longer there"
+    named = {test.partition("[")[0] for mutant in mutants.MUTANTS for test in mutant.tests}
+    there = {f"{path.name}::{name}" for path in (ROOT / "tests").glob("test_*.py")
+             for name in re.findall(r"^def (test_\w+)\(", path.read_text(), re.M)}
+    assert not named - there, "tests/mutants.py names tests that are no longer there"
 
 
 def test_missing_extension_says_what_to_type(tmp_path):
