@@ -722,3 +722,140 @@ def test_kernels_of_a_sequence_that_leave_the_cache():
         sequence.replay(7, 8) if turn % 2 else sequence.replay(7 + turn, 8)
         expected += [7 if turn % 2 else 7 + turn, 8]
     assert out[6:length.item()].tolist() == expected and sequence.replays["graph"] >= 10
+
+
+# ---- two devices ----------------------------------------------------------------------------------------------------
+
+two_devices = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+
+
+@pytest.fixture
+def counters():
+    yield [torch.zeros(16, dtype=torch.int32, device=f"cuda:{device}") for device in (0, 1)]
+    for device in (0, 1):
+        torch.cuda.synchronize(device)
+
+
+@two_devices
+def test_two_devices_take_turns(counters):
+    """A graph for each, whichever way the current device is chosen; tensors of the other device stay Triton's."""
+    kernel, sides = by_graph(add, do_not_specialize=["i", "value"]), [torch.cuda.Stream(device=i) for i in (0, 1)]
+    for turn in range(1000):
+        for device in (0, 1):
+            with torch.cuda.device(device):
+                kernel[(1, )](counters[device], 0, turn)
+            with torch.cuda.stream(sides[device]):
+                kernel[(1, )](counters[device], 1, turn)
+            torch.cuda.set_device(device)
+            kernel[(1, )](counters[device], 2, 1 + turn)
+    torch.cuda.set_device(0)
+    assert [counter.tolist()[:3] for counter in counters] == 2 * [[499500, 499500, 500500]]
+    assert kernel.exits == {"first call": 2} and _fast.graph_count() == 4
+    assert submitted(kernel) == {"not hot": 4, "graph": 5994}
+
+
+@two_devices
+def test_threads_that_change_the_device(counters):
+    """16 threads, one kernel, one stream of each device."""
+    kernel = by_graph(add, do_not_specialize=["i", "value"])
+    for device in (0, 1):
+        with torch.cuda.device(device):
+            kernel[(1, )](counters[device], 0, 0)
+
+    def work(number):
+        for value in range(1000):
+            torch.cuda.set_device((number + value) % 2)
+            kernel[(1, )](counters[(number + value) % 2], number, value)
+
+    threads = [threading.Thread(target=work, args=(number, )) for number in range(16)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    even, odd = sum(range(0, 1000, 2)), sum(range(1, 1000, 2))
+    assert counters[0].tolist() == [even, odd] * 8 and counters[1].tolist() == [odd, even] * 8
+    assert set(kernel.exits) == {"first call"} and submitted(kernel)["graph"] > 1000
+
+
+@two_devices
+def test_graphs_of_the_other_device_make_room(counters):
+    """With room for one, each device's graph is destroyed for the other's while it runs."""
+    kernel = by_graph(spin, do_not_specialize=["i", "nanoseconds"])
+    _fast.set_route("driver", 0, 1, False)
+    for turn in range(20):
+        kernel.forget()
+        for device in (0, 1):
+            with torch.cuda.device(device):
+                for _ in range(2):
+                    kernel[(1, )](counters[device], turn % 16, 100_000)
+                assert submitted(kernel) == {"graph": device + 1} and _fast.graph_count() == 1
+    assert [counter.tolist() for counter in counters] == 2 * [[4] * 4 + [2] * 12]
+
+
+@two_devices
+@pytest.mark.parametrize("on_change", ["record", "raise"])
+def test_a_sequence_goes_to_the_other_device(on_change, counters):
+    """Recorded on one device, replayed with the other one current and its tensors."""
+    kernel = lowlat.jit(add, do_not_specialize=["i", "value"])
+    for device in (0, 1):
+        with torch.cuda.device(device):
+            kernel[(1, )](counters[device], 0, 0)
+    with lowlat.record("out", "0.value", "1.value", on_change=on_change) as sequence:
+        for i in (0, 1):
+            kernel[(1, )](counters[0], i, 1)
+    for turn in range(100):
+        sequence.replay(counters[0], turn, 2 * turn)
+    with torch.cuda.device(1):
+        for turn in range(100):
+            if on_change == "raise":
+                with pytest.raises(lowlat.NotRecordable, match="device|stream|context|specialisation"):
+                    sequence.replay(counters[1], turn, 3 * turn)
+            else:
+                sequence.replay(counters[1], turn, 3 * turn)
+    sequence.replay(counters[0], 5, 5)
+    again = 0 if on_change == "raise" else 1
+    assert counters[0].tolist()[:2] == [1 + 4950 + 5, 1 + 9900 + 5]
+    assert counters[1].tolist()[:2] == [4950 * again, 14850 * again]
+    assert sequence.replays["graph"] == (101 if on_change == "raise" else 199), sequence.replays
+
+
+@two_devices
+def test_a_capture_on_the_other_device(counters):
+    """Graphs are made, launched and destroyed on one device while a stream of the other one is captured."""
+    kernels = [by_graph(add, do_not_specialize=["i", "value"]) for _ in range(4)]
+    for kernel in kernels:
+        for device in (0, 1):
+            with torch.cuda.device(device):
+                kernel[(1, )](counters[device], 15, 0)
+    sides, graph = [torch.cuda.Stream(device=0) for _ in range(2)], torch.cuda.CUDAGraph()
+    torch.cuda.set_device(1)
+    with torch.cuda.graph(graph, stream=torch.cuda.Stream(1)):
+        for kernel in kernels:
+            for _ in range(2):
+                kernel[(1, )](counters[1], 0, 1)
+            with torch.cuda.stream(sides[0]):
+                for _ in range(4):
+                    kernel[(1, )](counters[0], 0, 1)
+        assert _fast.graph_count() == 4
+        _fast.set_route("driver", 1, 1, False)
+        with torch.cuda.stream(sides[1]):
+            for _ in range(4):
+                kernels[3][(1, )](counters[0], 1, 1)
+        assert _fast.graph_count() == 1
+    graph.replay(), graph.replay()
+    torch.cuda.set_device(0)
+    for device in (0, 1):
+        torch.cuda.synchronize(device)
+    assert counters[0].tolist()[:2] == [16, 4] and counters[1].tolist()[:2] == [16, 0]
+    assert submitted(kernels[0]) == {"not hot": 2, "capturing": 1, "graph": 3}
+
+
+@two_devices
+def test_each_device_is_measured_for_itself(counters):
+    kernel = lowlat.jit(add, do_not_specialize=["i", "value"])
+    kernel.route = "auto"
+    for device in (0, 1):
+        with torch.cuda.device(device):
+            for value in range(400):
+                kernel[(1, )](counters[device], 0, value)
+    assert [counter[0].item() for counter in counters] == 2 * [79800]
+    for device in (0, 1):
+        assert _fast.race(device) is not None
