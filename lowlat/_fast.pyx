@@ -652,7 +652,12 @@ cdef inline int kernel_reason(Kernel kernel) except -1:
 
 cdef inline bint fits(Binding binding, Py_ssize_t positional, PyObject* const* names, Py_ssize_t keywords):
     return (binding is not None and binding.positional == positional and binding.keywords == keywords
-            and (names == binding.name_items or memcmp(names, binding.name_items, keywords * sizeof(PyObject*)) == 0))
+            and same_objects(names, binding.name_items, keywords))
+
+
+cdef inline bint same_objects(PyObject* const* left, PyObject* const* right, Py_ssize_t count):
+    """Of none, memcmp is not asked: where it loads under a mask (AVX-512), 0 bytes at NULL take it 40 to 120 ns."""
+    return left == right or count == 0 or memcmp(left, right, count * sizeof(PyObject*)) == 0
 
 
 cdef inline bint matches(PyObject* entry, const uint64_t* fingerprint, Py_ssize_t size):
@@ -3376,7 +3381,7 @@ cdef inline bint fits_shape(Shape shape, Py_ssize_t positional, PyObject* const*
                             int through):
     return (shape is not None and shape.positional == positional and shape.keywords == keywords
             and shape.through == through
-            and (names == shape.name_items or memcmp(names, shape.name_items, keywords * sizeof(PyObject*)) == 0))
+            and same_objects(names, shape.name_items, keywords))
 
 
 cdef Shape shape_of_call(Outer outer, Py_ssize_t positional, PyObject* const* names, Py_ssize_t keywords, int through):
@@ -3404,7 +3409,7 @@ cdef inline bint same_items(PyObject* sequence, PyObject* seen):
     """Whether a list has the items it had when it was last looked at (a tuple is what it is)."""
     return is_tuple(seen) and (sequence == seen or (
         is_list(sequence) and list_size(sequence) == tuple_size(seen)
-        and memcmp((<PyListObject*>sequence).ob_item, tuple_items(seen), list_size(sequence) * sizeof(PyObject*)) == 0))
+        and same_objects((<PyListObject*>sequence).ob_item, tuple_items(seen), list_size(sequence))))
 
 
 cdef tuple seen_items(object sequence):
