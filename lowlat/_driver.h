@@ -59,13 +59,18 @@ typedef struct {
 
 /* Every parameter is written as a whole word, in ascending order of `offsets`:
  * a shorter one's excess bytes are overwritten by those behind it, and the last
- * one's lie beyond `size`.  So `bytes` has room for a word more. */
-static inline void **lowlat_fill(lowlat_buffer *buffer, void *bytes, size_t size, const uint16_t *offsets,
-                                 void **parameters, size_t count)
+ * one's lie beyond `size`.  So `bytes` has room for a word more.  Word `i` of a
+ * kernel's parameters is that of argument `slots[i]`, or without them the i-th;
+ * the two scratch pointers come last, and are null. */
+static inline void **lowlat_pack(lowlat_buffer *buffer, void *bytes, size_t size, const uint16_t *offsets,
+                                 const uint64_t *words, const uint16_t *slots, size_t count)
 {
+    const uint64_t scratch = 0;
     void **extra = buffer->extra;
     for (size_t i = 0; i < count; ++i)
-        memcpy((char *)bytes + offsets[i], parameters[i], sizeof(uint64_t));
+        memcpy((char *)bytes + offsets[i], &words[slots == NULL ? i : slots[i]], sizeof *words);
+    memcpy((char *)bytes + offsets[count], &scratch, sizeof scratch);
+    memcpy((char *)bytes + offsets[count + 1], &scratch, sizeof scratch);
     buffer->size = size;
     extra[0] = (void *)1; /* CU_LAUNCH_PARAM_BUFFER_POINTER */
     extra[1] = bytes;

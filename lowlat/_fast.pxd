@@ -48,10 +48,16 @@ cdef extern from "_driver.h":
 
 cdef extern from "_graph.h":
     ctypedef struct lowlat_graph:
+        lowlat_graph* next
         lowlat_graph* older
         void* context
         int busy
-        uint32_t grid[3]
+
+    ctypedef struct lowlat_repeat:
+        pass
+
+    ctypedef struct lowlat_repeats:
+        lowlat_graph* graphs
 
     ctypedef struct lowlat_step:
         void* owner
@@ -225,7 +231,8 @@ cdef class Plan(Entry):
     cdef int way              # in which its launches are to be submitted, WAY_*
     cdef uint32_t heat        # launches since it last had, or lost, a graph
     cdef uint32_t hot         # and how many it takes to get one
-    cdef lowlat_graph* graphs  # one per stream
+    cdef lowlat_graph* graphs_  # one per stream, for any parameters
+    cdef lowlat_repeats* repeats  # and more, for parameters that come again and again; NULL: none came twice yet
     cdef uint64_t submitted_[SUBMISSIONS]
     cdef int reason           # of a plan that says "Triton": why
     cdef str why_             # it does not take the driver route

@@ -39,7 +39,7 @@ cdef extern from "_driver.h":
     const char* lowlat_driver_find(lowlat_driver_api*)
     ctypedef struct lowlat_buffer:
         pass
-    void** lowlat_fill(lowlat_buffer*, void*, size_t, const uint16_t*, void**, size_t)
+    void** lowlat_pack(lowlat_buffer*, void*, size_t, const uint16_t*, const uint64_t*, const uint16_t*, size_t)
 
     ctypedef struct lowlat_graph_api:
         CUresult (*create)(CUgraph*, unsigned int)
@@ -70,7 +70,11 @@ cdef extern from "_graph.h":
     lowlat_graph* lowlat_graph_make(lowlat_graph**, uint32_t*, CUstream, void*, const CUkernelNodeParams*)
     void lowlat_graph_destroy(lowlat_graph*)
     bint lowlat_graph_trim(int)
+    bint lowlat_graph_has(const lowlat_graph*, const CUkernelNodeParams*)
     CUresult lowlat_graph_launch(lowlat_graph*, const CUkernelNodeParams*) nogil
+    lowlat_repeat* lowlat_repeat_of(lowlat_repeats**, uint32_t, CUstream, const CUkernelNodeParams*)
+    lowlat_graph* lowlat_graph_for(lowlat_repeat*, lowlat_repeats*, uint32_t*, CUstream, void*,
+                                   const CUkernelNodeParams*)
     void lowlat_graphs_forked()
     int lowlat_forks
 
@@ -2295,22 +2299,13 @@ cdef CUresult launch_with_driver(Plan plan, const int32_t* blocks, void* stream,
     """
     cdef CUlaunchConfig config
     cdef CUlaunchAttribute attributes[4]
-    cdef uint64_t scratch = 0
-    cdef Py_ssize_t i, count = plan.slot_count
-    cdef void** parameters = <void**>alloca((count + 2) * sizeof(void*))
     cdef CUfunction function = plan.function
+    cdef void** parameters
     cdef CUresult result
     if launches_nothing(blocks):
         if state.recorders != 0 and lowlat_get_step() != NULL:
             lowlat_get_step().empty = lowlat_get_step().reached = True
         return 0
-    for i in range(count):
-        parameters[i] = &payload[plan.slots[i]]
-    if maps != NULL:
-        for i in range(plan.map_count):
-            parameters[plan.maps[i].parameter] = maps + i * TENSOR_MAP_BYTES
-    parameters[count] = &scratch
-    parameters[count + 1] = &scratch
     config.grid[0] = <uint32_t>blocks[0] * plan.clusters
     config.grid[1] = <uint32_t>blocks[1]
     config.grid[2] = <uint32_t>blocks[2]
@@ -2332,14 +2327,32 @@ cdef CUresult launch_with_driver(Plan plan, const int32_t* blocks, void* stream,
         take_step(lowlat_get_step(), plan, &config, function, payload, maps)
         return 0
     if plan.way != WAY_DRIVER and (plan.way != WAY_DEFAULT or state.way != WAY_DRIVER or state.ways_in_contexts):
-        return launch_some_way(plan, &config, function, parameters)
+        return launch_some_way(plan, &config, function, payload, maps)
+    parameters = <void**>alloca((plan.slot_count + 2) * sizeof(void*))
+    point_at(parameters, plan, payload, maps)
     with nogil:
         result = driver.launch(&config, function, parameters, NULL)
     return result
 
 
-cdef CUresult launch_some_way(Plan borrowed, const CUlaunchConfig* config, CUfunction function,
-                              void** parameters) except? -1:
+cdef uint64_t NO_SCRATCH = 0  # read only, so by whichever threads
+
+
+cdef inline int point_at(void** parameters, Plan plan, uint64_t* payload, uint8_t* maps):
+    """Where each of the kernel's parameters is, the two scratch pointers last."""
+    cdef Py_ssize_t i, count = plan.slot_count
+    for i in range(count):
+        parameters[i] = &payload[plan.slots[i]]
+    if maps != NULL:
+        for i in range(plan.map_count):
+            parameters[plan.maps[i].parameter] = maps + i * TENSOR_MAP_BYTES
+    parameters[count] = &NO_SCRATCH
+    parameters[count + 1] = &NO_SCRATCH
+    return 0
+
+
+cdef CUresult launch_some_way(Plan borrowed, const CUlaunchConfig* config, CUfunction function, uint64_t* payload,
+                              uint8_t* maps) except? -1:
     """By graph where `way` asks for it and nothing but the speed will differ.  A graph that the driver refuses has
     launched nothing, so the launch is made the plain way, and any error is that of the plain way."""
     cdef Plan plan = borrowed  # held: with the GIL released, another thread may drop it
@@ -2347,12 +2360,17 @@ cdef CUresult launch_some_way(Plan borrowed, const CUlaunchConfig* config, CUfun
     cdef lowlat_race* race = NULL
     cdef lowlat_graph* graph = NULL
     cdef CUkernelNodeParams launch
+    cdef bint as_it_is = False
     cdef lowlat_buffer buffer
+    cdef void** parameters = NULL
     cdef CUresult result
     cdef int64_t taken = 0
     if way == WAY_AUTO and 0 <= <int>plan.device < LOWLAT_DEVICES:
         race = &lowlat_races[<int>plan.device]
     cdef int submission = BY_GRAPH
+    if way == WAY_DRIVER or plan.buffer_size == 0:
+        parameters = <void**>alloca((plan.slot_count + 2) * sizeof(void*))
+        point_at(parameters, plan, payload, maps)
     if way != WAY_DRIVER:
         memset(&launch, 0, sizeof(launch))
         launch.function = function
@@ -2360,20 +2378,20 @@ cdef CUresult launch_some_way(Plan borrowed, const CUlaunchConfig* config, CUfun
         memcpy(launch.block, config.block, sizeof(launch.block))
         launch.shared = config.shared
         if plan.buffer_size != 0:
-            launch.extra = lowlat_fill(&buffer, alloca(plan.buffer_size + sizeof(uint64_t)), plan.buffer_size,
-                                       plan.offsets, parameters, plan.slot_count + 2)
+            launch.extra = lowlat_pack(&buffer, alloca(plan.buffer_size + sizeof(uint64_t)), plan.buffer_size,
+                                       plan.offsets, payload, plan.slots, plan.slot_count)
         else:
             launch.parameters = parameters
-        submission = find_graph(plan, race, config, &launch, &graph)
+        submission = find_graph(plan, race, config, &launch, &graph, &as_it_is)
         if race != NULL and race.known:
             race = NULL
         if submission == BY_GRAPH:
-            graph.busy = 1
             if race != NULL:
-                graph.grid[0] = 0  # what is measured is a launch with other parameters than the last
+                as_it_is = False  # what is measured is a launch with other parameters than the last
+            graph.busy = 1
             with nogil:
                 taken = lowlat_now() if race != NULL else 0
-                result = lowlat_graph_launch(graph, &launch)
+                result = lowlat_graph_launch(graph, NULL if as_it_is else &launch)
                 taken = lowlat_now() - taken if race != NULL else 0
             graph.busy = 0
             if result == 0:
@@ -2385,6 +2403,9 @@ cdef CUresult launch_some_way(Plan borrowed, const CUlaunchConfig* config, CUfun
             lowlat_cool_down(&plan.hot)
             submission = REFUSED
         plan.submitted_[submission] += 1
+        if parameters == NULL:
+            parameters = <void**>alloca((plan.slot_count + 2) * sizeof(void*))
+            point_at(parameters, plan, payload, maps)
     with nogil:
         taken = lowlat_now() if race != NULL else 0
         result = driver.launch(config, function, parameters, NULL)
@@ -2395,9 +2416,12 @@ cdef CUresult launch_some_way(Plan borrowed, const CUlaunchConfig* config, CUfun
 
 
 cdef int find_graph(Plan plan, const lowlat_race* race, const CUlaunchConfig* config, const CUkernelNodeParams* launch,
-                    lowlat_graph** found):
-    """BY_GRAPH and the plan's graph for this stream, made now if need be; or why the launch is a plain one."""
+                    lowlat_graph** found, bint* as_it_is):
+    """BY_GRAPH and a graph of the plan's for this stream, made now if need be, and whether it has the launch's
+    parameters; or why the launch is a plain one."""
     cdef lowlat_graph* graph
+    cdef lowlat_graph* own = NULL
+    cdef lowlat_repeat* repeat
     cdef void* context = NULL
     cdef int capturing = 0
     if config.attribute_count != 0:
@@ -2410,12 +2434,12 @@ cdef int find_graph(Plan plan, const lowlat_race* race, const CUlaunchConfig* co
         return NO_GRAPHS
     if race != NULL and race.known and 10 * race.median[LOWLAT_BY_GRAPH] >= 9 * race.median[LOWLAT_BY_DRIVER]:
         return SLOWER
-    graph = lowlat_graph_of(plan.graphs, config.stream)
+    graph = lowlat_graph_of(plan.graphs_, config.stream)
     if graph == NULL:
         if plan.heat < plan.hot:
             plan.heat += 1
             return NOT_HOT
-    elif graph.busy:
+    elif graph.busy and plan.repeats == NULL:
         return IN_USE
     if driver.current_context(&context) != 0 or context == NULL or (graph != NULL and context != graph.context):
         return OTHER_CONTEXT
@@ -2426,13 +2450,25 @@ cdef int find_graph(Plan plan, const lowlat_race* race, const CUlaunchConfig* co
         return OTHER_CONTEXT
     if graph == NULL:
         plan.heat = 0
-        graph = lowlat_graph_make(&plan.graphs, &plan.hot, config.stream, context, launch)
+        graph = lowlat_graph_make(&plan.graphs_, &plan.hot, config.stream, context, launch)
         if graph == NULL:
             lowlat_cool_down(&plan.hot)
             return NO_ROOM
+    elif not graph.busy and lowlat_graph_has(graph, launch):
+        as_it_is[0] = True
+    else:
+        repeat = lowlat_repeat_of(&plan.repeats, plan.hot, config.stream, launch)
+        if repeat != NULL:
+            own = lowlat_graph_for(repeat, plan.repeats, &plan.hot, config.stream, context, launch)
+        if own == NULL and graph.busy:
+            return IN_USE
     if race != NULL and not race.known and race.count[LOWLAT_BY_GRAPH] > race.count[LOWLAT_BY_DRIVER]:
         return MEASURED
     lowlat_graph_used(graph)
+    if own != NULL:
+        lowlat_graph_used(own)
+        graph = own
+        as_it_is[0] = lowlat_graph_has(own, launch)
     found[0] = graph
     return BY_GRAPH
 
@@ -4170,8 +4206,11 @@ cdef class Plan(Entry):
 
     def __dealloc__(self):
         cdef Py_ssize_t i
-        while self.graphs != NULL:
-            lowlat_graph_destroy(self.graphs)
+        while self.graphs_ != NULL:
+            lowlat_graph_destroy(self.graphs_)
+        while self.repeats != NULL and self.repeats.graphs != NULL:
+            lowlat_graph_destroy(self.repeats.graphs)
+        free(self.repeats)
         free(self.slots)
         free(self.offsets)
         if self.maps != NULL:
@@ -4197,6 +4236,21 @@ cdef class Plan(Entry):
         """dict[str, int]: how often a launch that was to take the graph route took it ("graph"), and how often and why
         it did not (see lowlat.SUBMISSIONS).  Empty for a plan that was never to take it."""
         return {SUBMISSION_NAMES[i]: self.submitted_[i] for i in range(SUBMISSIONS) if self.submitted_[i]}
+
+    @property
+    def graphs(self):
+        """int: graphs that the plan has: one for each stream in which it is hot, for any parameters, and one for each
+        set of parameters that it is hot with."""
+        cdef lowlat_graph* graph
+        count = 0
+        for repeated in (False, True):
+            graph = self.graphs_
+            if repeated:
+                graph = NULL if self.repeats == NULL else self.repeats.graphs
+            while graph != NULL:
+                count += 1
+                graph = graph.next
+        return count
 
     def __repr__(self):
         why = f" ({self.why})" if self.why else ""

@@ -4,9 +4,13 @@
  *
  * An executable graph belongs to one plan and one stream, since launched into
  * two streams it would make one wait for the other, and is used by one thread
- * at a time.  All that follows is called with the GIL held, which is the lock
- * of the lists, but for lowlat_graph_launch, which has a graph to itself while
- * `busy` is set.
+ * at a time.  A plan has one graph in a stream that takes whatever parameters
+ * come, and further ones for parameters that come again and again (a model's
+ * layers by turns, say): a graph that has its parameters already is launched as
+ * it is, which is half of what it costs to replace them first.
+ *
+ * All that follows is called with the GIL held, which is the lock of the lists,
+ * but for lowlat_graph_launch, which has a graph to itself while `busy` is set.
  */
 #ifndef LOWLAT_GRAPH_H
 #define LOWLAT_GRAPH_H
@@ -27,6 +31,7 @@ typedef struct lowlat_graph {
     CUgraphNode node;
     CUgraphExec exec;
     uint32_t *hot; /* launches until the plan gets another one */
+    struct lowlat_repeat *repeat; /* whose parameters it is for; NULL: for any */
     uint64_t used; /* the clock when it was last launched */
     int launched;  /* at least once: the driver has made room for it on the device */
     int busy;      /* patched and launched right now, the GIL released */
@@ -35,6 +40,22 @@ typedef struct lowlat_graph {
     uint32_t grid[3];
     unsigned char bytes[];
 } lowlat_graph;
+
+/* Parameters that were launched before, by their hash, with grid and stream. */
+typedef struct lowlat_repeat {
+    uint64_t hash;
+    uint32_t heat; /* their launches, less those of others that would have this place */
+    lowlat_graph *graph; /* or NULL; what it was given last may be others' */
+} lowlat_repeat;
+
+enum { LOWLAT_REPEATS = 32, LOWLAT_WAYS = 4, LOWLAT_HEAT_TO_SPARE = 64 };
+
+/* Those of a plan: each hash has its few places. */
+typedef struct {
+    lowlat_graph *graphs;
+    unsigned hand; /* the place that cools down next, whichever hash it is of */
+    lowlat_repeat places[LOWLAT_REPEATS][LOWLAT_WAYS];
+} lowlat_repeats;
 
 static lowlat_graph_api lowlat_graphs;
 static const char *lowlat_graphs_missing = "a look for them"; /* or NULL */
@@ -81,6 +102,8 @@ static void lowlat_graph_destroy(lowlat_graph *graph)
     while (*place != graph)
         place = &(*place)->next;
     *place = graph->next;
+    if (graph->repeat != NULL)
+        graph->repeat->graph = NULL;
     if (graph->newer != NULL)
         graph->newer->older = graph->older;
     else
@@ -110,7 +133,10 @@ static int lowlat_graph_trim(int most)
                 oldest = graph;
         if (oldest == NULL)
             return 0;
-        lowlat_cool_down(oldest->hot);
+        if (oldest->repeat == NULL)
+            lowlat_cool_down(oldest->hot);
+        else
+            oldest->repeat->heat = 0;
         lowlat_graph_destroy(oldest);
     }
     return 1;
@@ -153,26 +179,29 @@ static lowlat_graph *lowlat_graph_make(lowlat_graph **first, uint32_t *hot, CUst
     return graph;
 }
 
-/* The node's parameters become the launch's, if they are not that already. */
-static inline CUresult lowlat_graph_patch(lowlat_graph *graph, const CUkernelNodeParams *launch)
+/* Whether the node has the launch's parameters already.  Not of a `busy` graph. */
+static inline int lowlat_graph_has(const lowlat_graph *graph, const CUkernelNodeParams *launch)
 {
-    CUresult result;
-    if (launch->extra == NULL)
-        return lowlat_graphs.set_parameters(graph->exec, graph->node, launch);
-    if (memcmp(graph->grid, launch->grid, sizeof graph->grid) == 0 &&
-        memcmp(graph->bytes, launch->extra[1], graph->size) == 0)
-        return CUDA_SUCCESS;
-    result = lowlat_graphs.set_parameters(graph->exec, graph->node, launch);
-    memcpy(graph->grid, launch->grid, sizeof graph->grid);
-    memcpy(graph->bytes, launch->extra[1], graph->size);
+    return launch->extra != NULL && memcmp(graph->grid, launch->grid, sizeof graph->grid) == 0 &&
+           memcmp(graph->bytes, launch->extra[1], graph->size) == 0;
+}
+
+/* The node's parameters become the launch's. */
+static CUresult lowlat_graph_patch(lowlat_graph *graph, const CUkernelNodeParams *launch)
+{
+    CUresult result = lowlat_graphs.set_parameters(graph->exec, graph->node, launch);
+    if (launch->extra != NULL) {
+        memcpy(graph->grid, launch->grid, sizeof graph->grid);
+        memcpy(graph->bytes, launch->extra[1], graph->size);
+    }
     return result; /* refused, the graph is dropped */
 }
 
-/* Without the GIL. */
+/* Without the GIL.  NULL: as it is. */
 static CUresult lowlat_graph_launch(lowlat_graph *graph, const CUkernelNodeParams *launch)
 {
     int mode = CU_STREAM_CAPTURE_MODE_RELAXED, first = !graph->launched;
-    CUresult result = lowlat_graph_patch(graph, launch);
+    CUresult result = launch == NULL ? CUDA_SUCCESS : lowlat_graph_patch(graph, launch);
     if (result != CUDA_SUCCESS)
         return result;
     if (first)
@@ -182,6 +211,82 @@ static CUresult lowlat_graph_launch(lowlat_graph *graph, const CUkernelNodeParam
         lowlat_relax_capture(mode);
     graph->launched = 1;
     return result;
+}
+
+/* ---- graphs for parameters that come again and again ---------------------- */
+
+/* Not 0. */
+static uint64_t lowlat_hash_of(CUstream stream, const CUkernelNodeParams *launch)
+{
+    const uint64_t odd = 0x9E3779B97F4A7C15u;
+    const char *bytes = launch->extra[1];
+    size_t size = *(size_t *)launch->extra[3];
+    uint64_t word, hash = (uintptr_t)stream ^ launch->grid[0] ^ (uint64_t)launch->grid[1] << 24 ^
+                          (uint64_t)launch->grid[2] << 48;
+    for (size_t i = 0; i + sizeof word <= size; i += sizeof word) {
+        memcpy(&word, bytes + i, sizeof word);
+        hash = (hash << 7 | hash >> 57) * odd ^ word;
+    }
+    return (hash * odd) >> 8 | 1;
+}
+
+/* The place of the launch's parameters, noted as launched once more; NULL where
+ * others have it yet, or without memory.  Each launch of such parameters cools
+ * down one of those others, which lose their place in the end unless they are
+ * launched more often than that. */
+static lowlat_repeat *lowlat_repeat_of(lowlat_repeats **repeats, uint32_t hot, CUstream stream,
+                                       const CUkernelNodeParams *launch)
+{
+    uint64_t hash;
+    lowlat_repeat *places, *cold = NULL;
+    if (launch->extra == NULL || (*repeats == NULL && (*repeats = calloc(1, sizeof **repeats)) == NULL))
+        return NULL;
+    hash = lowlat_hash_of(stream, launch);
+    places = (*repeats)->places[hash >> 32 & (LOWLAT_REPEATS - 1)];
+    for (int i = 0; i < LOWLAT_WAYS; ++i) {
+        if (places[i].hash == hash) {
+            places[i].heat += places[i].heat < hot + LOWLAT_HEAT_TO_SPARE;
+            return &places[i];
+        }
+        if (places[i].heat == 0)
+            cold = &places[i];
+    }
+    if (cold == NULL) {
+        places[(*repeats)->hand++ % LOWLAT_WAYS].heat--;
+        return NULL;
+    }
+    cold->hash = hash;
+    cold->heat = 1;
+    return cold;
+}
+
+/* Its graph, which has those parameters or may be given them, once they have
+ * been launched more than `hot` times; else NULL.  One is made only while there
+ * is room: no other graph goes for it. */
+static lowlat_graph *lowlat_graph_for(lowlat_repeat *repeat, lowlat_repeats *repeats, uint32_t *hot, CUstream stream,
+                                      void *context, const CUkernelNodeParams *launch)
+{
+    lowlat_graph *graph = repeat->graph;
+    if (graph != NULL && graph->busy)
+        return NULL;
+    if (graph != NULL && graph->stream == stream && graph->context == context && lowlat_graph_has(graph, launch))
+        return graph;
+    if (repeat->heat <= *hot)
+        return NULL;
+    if (graph != NULL && (graph->stream != stream || graph->context != context)) {
+        lowlat_graph_destroy(graph);
+        graph = NULL;
+    }
+    if (graph == NULL && lowlat_graph_count < lowlat_graph_budget) {
+        graph = lowlat_graph_make(&repeats->graphs, hot, stream, context, launch);
+        if (graph == NULL) {
+            repeat->heat = 0; /* refused: not at every launch */
+            return NULL;
+        }
+        graph->repeat = repeat;
+        repeat->graph = graph;
+    }
+    return graph;
 }
 
 static int lowlat_forks; /* between this process and the one that imported lowlat */
@@ -275,8 +380,8 @@ static CUresult lowlat_step_patch(CUgraphExec exec, const lowlat_step *step)
     lowlat_buffer buffer;
     if (step->size != 0) {
         launch.parameters = NULL;
-        launch.extra = lowlat_fill(&buffer, alloca(step->size + sizeof(uint64_t)), step->size, step->offsets,
-                                   step->parameters, step->words + 2);
+        launch.extra = lowlat_pack(&buffer, alloca(step->size + sizeof(uint64_t)), step->size, step->offsets,
+                                   lowlat_step_words(step), NULL, step->words);
     }
     return lowlat_graphs.set_parameters(exec, step->node, &launch);
 }

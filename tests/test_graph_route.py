@@ -1,10 +1,12 @@
 """The graph route: the same launches as by the driver route, each by a one-node graph of its plan and stream, or the
 plain way and under a name."""
 
+import collections
 import ctypes
 import gc
 import itertools
 import os
+import random
 import threading
 
 import pytest
@@ -90,7 +92,7 @@ def test_the_same_launches():
         result, how = submitted(pair, lambda grid=grid, n=n: pair.fast(grid, x, y[:], n, 16))
         assert how.get("graph", 0) + how.get("not hot", 0) == 2 and [launch.call for launch in result.launches] == [
             "cuGraphLaunch"]
-    assert graphs() == len({plan for plan in pair.lowlat.plans if "graph" in plan.submitted})
+    assert graphs() == sum(plan.graphs for plan in pair.lowlat.plans) > 0
 
 
 def test_a_launch_like_the_last():
@@ -135,23 +137,169 @@ def test_after_so_many_launches():
 
 
 def test_a_graph_per_stream():
-    x = aligned()
+    x, others = aligned(), itertools.count(7, 2)
     pair = by_graph(one, x, 5)
     for stream in (0x1000, 0x2000, 0x1000, 0, 0x2000):
         null.set_stream(stream)
-        result = [pair.call(GRID, x, n) for n in (5, 6) for _ in range(5)][-1]
+        numbers = next(others), next(others)
+        result = [pair.call(GRID, x, n) for n in numbers for _ in range(5)][-1]
         assert [(launch.stream, launch.call) for launch in result.launches] == [(stream, "cuGraphLaunch")]
     assert graphs() == 3
 
 
 def test_devices():
-    x = aligned()
+    x, others = aligned(), itertools.count(7, 2)
     pair = by_graph(one, x, 5)
     for device in (1, 0, 1, 0):
         null.set_device(device)
-        result = [pair.call(GRID, x, n) for n in (5, 7) for _ in range(4)][-1]
+        numbers = next(others), next(others)
+        result = [pair.call(GRID, x, n) for n in numbers for _ in range(4)][-1]
         assert [(launch.device, launch.call) for launch in result.launches] == [(device, "cuGraphLaunch")]
     assert graphs() == 2
+
+
+# ---- parameters that come again -------------------------------------------------------------------------------------
+
+
+def nothing_is_patched(pair, calls):
+    """... in these launches by graph, each of which is as Triton's."""
+    null.fail("cuGraphExecKernelNodeSetParams_v2", 1, times=len(calls))
+    how = submitted(pair, lambda: [pair.call(*call) for call in calls])[1]
+    null.fail("", 0, 0)
+    return how == {"graph": len(calls)}
+
+
+def test_parameters_by_turns():
+    """Once each is hot it has a graph of its own, the grid and the stream being part of it; others take the plan's."""
+    tensors = [aligned() for _ in range(4)]
+    pair = by_graph(two, tensors[0], tensors[1], 5, 16)
+    calls = [(grid, x, tensors[1], n, 16) for grid in (GRID, (3, 2)) for x in tensors for n in (5, 7)]
+    for _ in range(2 + AFTER):
+        for call in calls:
+            pair.call(*call)
+    assert nothing_is_patched(pair, 3 * calls) and pair.lowlat.plans[-1].graphs == len(calls)  # one has the plan's
+    for stream in (0x1000, 0):
+        null.set_stream(stream)
+        for _ in range(4 + AFTER):
+            for call in calls[:3]:
+                pair.call(*call)
+        assert nothing_is_patched(pair, calls[:3])
+    assert graphs() == pair.lowlat.plans[-1].graphs > len(calls) + 2
+    assert not nothing_is_patched(pair, [((2, ), *calls[0][1:])])
+
+
+def test_parameters_that_are_not_launched_again():
+    """They get no graph, and leave those that are theirs."""
+    x, y = aligned(), aligned()
+    pair = by_graph(two, x, y, 5, 16)
+    for n in range(5, 905, 2):
+        for again in (x, y):
+            pair.call(GRID, again, again, 5, 16)
+        pair.call(GRID, x, y, n, 16)
+    assert nothing_is_patched(pair, [(GRID, x, x, 5, 16), (GRID, y, y, 5, 16)]) and pair.lowlat.plans[-1].graphs == 3
+
+
+def test_parameters_that_take_the_places_of_others():
+    """More than there are places for, then others altogether."""
+    x, y = aligned(), aligned()
+    pair = by_graph(two, x, y, 5, 16)
+    for first, count in ((5, 300), (1005, 300), (2005, 3)):
+        calls = [(GRID, x, y, n, 16) for n in range(first, first + 2 * count, 2) if n % 16]
+        for _ in range(4 if count > 3 else 200):
+            for call in calls:
+                pair.call(*call)
+        assert 1 < pair.lowlat.plans[-1].graphs <= 129
+    assert nothing_is_patched(pair, calls)
+
+
+def test_parameters_get_no_graph_for_which_another_would_go():
+    x, y = aligned(), aligned()
+    others = by_graph(one, y, 5)
+    _fast.set_route("driver", AFTER, 4, False)
+    pair = by_graph(one, x, 5)
+    for _ in range(5):
+        for n in range(5, 25, 2):
+            pair.call(GRID, x, n)
+    assert graphs() == 4 and others.lowlat.plans[-1].graphs == 1 and pair.lowlat.plans[-1].graphs == 3
+    # One for a plan that has none is made at any rate.  It takes the place of the one that waits longest, whose
+    # parameters are launched by the plan's then, until there is room.
+    others.call(GRID, y, 5)
+    another = by_graph(one, x, 5)
+    assert graphs() == 4 and another.lowlat.plans[-1].graphs == others.lowlat.plans[-1].graphs == 1
+    for _ in range(5):
+        for n in range(5, 25, 2):
+            assert submitted(pair, lambda n=n: pair.call(GRID, x, n))[1] == {"graph": 1}
+    assert graphs() == 4
+    another.lowlat.forget()
+    for _ in range(5):
+        for n in range(5, 25, 2):
+            pair.call(GRID, x, n)
+    assert graphs() == 4 and pair.lowlat.plans[-1].graphs == 3
+
+
+@pytest.mark.parametrize("name", ["cuGraphCreate", "cuGraphAddKernelNode_v2", "cuGraphInstantiateWithFlags",
+                                  "cuGraphExecKernelNodeSetParams_v2", "cuGraphLaunch"])
+def test_a_graph_of_their_own_is_refused(name):
+    """The launch is made by the plan's graph if there is none, and the plain way if it has failed; the next as ever."""
+    x = aligned()
+    pair = by_graph(one, x, 5)
+    for n in (7, 5, 7, 5):
+        null.fail(name, 2)
+        assert submitted(pair, lambda n=n: pair.call(GRID, x, n))[1] in ({"graph": 1}, {"refused": 1}, {"not hot": 1})
+        null.fail("", 0, 0)
+    for _ in range(80):
+        for n in (5, 7):
+            pair.call(GRID, x, n)
+    assert nothing_is_patched(pair, [(GRID, x, 5), (GRID, x, 7)])
+
+
+def test_a_graph_of_their_own_goes():
+    """... in whichever order, and the plan's own stays; in a forked child none is used."""
+    x = aligned()
+    pair = by_graph(one, x, 5)
+    for _ in range(4):
+        for n in (5, 7, 9):
+            pair.call(GRID, x, n)
+    assert graphs() == pair.lowlat.plans[-1].graphs == 3  # one of the three has the plan's
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            before = null.violations()
+            for n in 8 * (5, 7, 9):
+                pair.call(GRID, x, n)
+            status = 0 if null.violations() == before and counts(pair)["graph"] > 12 else 2
+        finally:
+            os._exit(status)
+    assert os.waitpid(pid, 0)[1] == 0
+    pair.call(GRID, x, 7)
+    _fast.set_route("driver", AFTER, 2, False)  # of two the plan's is one, and that of 7
+    assert pair.lowlat.plans[-1].graphs == 2 and nothing_is_patched(pair, [(GRID, x, 7)])
+    for n in (5, 7, 9, 5, 7, 9):
+        assert submitted(pair, lambda n=n: pair.call(GRID, x, n))[1] == {"graph": 1}
+    pair.lowlat.forget()
+    assert graphs() == 0
+
+
+def test_whatever_comes_again():
+    """By chance: parameters, grids, streams and devices from a few, few graphs, plans dropped now and then."""
+    chance = random.Random(5)
+    tensors = [aligned() for _ in range(3)]
+    pair = by_graph(two, *tensors[:2], 5, 16)
+    how = {}
+    for turn in range(3000):
+        if turn % 500 == 250:
+            null.set_device(chance.randrange(2))
+        if turn % 40 == 0:
+            null.set_stream(chance.choice((0, 0, 0x1000)), chance.randrange(2))
+            _fast.set_route("driver", chance.randrange(3), chance.choice((2, 5, 256)), False)
+        if turn % 700 == 0:
+            pair.lowlat.forget()
+        call = (chance.choice((GRID, GRID, (2, 2))), chance.choice(tensors), chance.choice(tensors),
+                chance.choice((5, 7, 9, chance.randrange(1000))), 16)
+        for name, count in submitted(pair, lambda call=call: pair.call(*call))[1].items():
+            how[name] = how.get(name, 0) + max(count, 0)
+    assert how["graph"] > 2000, how
 
 
 # ---- not taken ------------------------------------------------------------------------------------------------------
@@ -468,6 +616,34 @@ def test_threads_on_one_stream():
                   for launch in launches)
     assert seen == sorted((number + 1, 1000 + i, i % 7 == 3) for number in range(16) for i in range(count))
     assert counts(pair)["graph"] > count
+
+
+def test_threads_with_parameters_by_turns():
+    """Each set of parameters has a graph of its own; no thread launches one that another is launching."""
+    tensors = [aligned() for _ in range(3)]
+    pair = by_graph(one, tensors[0], 5)
+    for _ in range(4):
+        for x in tensors:
+            pair.call(GRID, x, 5)
+    assert pair.lowlat.plans[-1].graphs == 3
+    null.linger(3)
+    started = threading.Barrier(8)
+
+    def work():
+        started.wait()
+        for i in range(120):
+            pair.lowlat[GRID](tensors[i % 3], 5)
+
+    with null.record() as launches:
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert collections.Counter(int.from_bytes(launch.parameters[0], "little") for launch in launches) == {
+        x.data_ptr(): 320 for x in tensors}
+    how = counts(pair)
+    assert how["in use"] > 0 and how["graph"] > 50
 
 
 def test_plans_dropped_while_they_launch():

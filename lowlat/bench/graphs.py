@@ -3,9 +3,9 @@ launches beside the same launches one by one."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any
 
 import triton
@@ -19,16 +19,32 @@ LAUNCHES = 32  # of the sequence
 REST = "10, 17, 80, 31, 38, 128, 52, 1, 32, 32, 32, 32, 32"  # of the 19 parameters, behind five tensors and an int
 
 
+TURNS = 32  # as many layers, say
+_numbers = itertools.count(35 + 2 * TURNS, 2)
+
+
 def _new_values(device: Device, count: int) -> Iterable[Any]:
-    """For each launch another tensor and another int than for the one before it, which has nothing to patch else."""
-    values = [(tensor, 33 + 2 * i) for i in range(16) for tensor in device.tensors(2)]
-    return itertools.islice(itertools.cycle(values), count)
+    """For each launch another tensor than for the one before it, and an int that there never was: a graph has to be
+    given both."""
+    return list(zip(itertools.islice(itertools.cycle(device.tensors(2)), count), _numbers))
+
+
+@functools.cache
+def _turns(device: Device) -> list[Any]:
+    return [(tensor, 33 + 2 * i) for i, tensor in enumerate(device.tensors(TURNS))]
+
+
+def _by_turns(device: Device, count: int) -> Iterable[Any]:
+    """Other tensors and ints than for the launch before it, and the same ones again after a few: of a hot plan each has
+    a graph of its own."""
+    return itertools.islice(itertools.cycle(_turns(device)), count)
 
 
 MEDIAN_CALL = next(case for case in CASES if case.name == "median call")
 ROUTES = [case for case in CASES if case.name in ("0 params", "19 params", "58 params")]
-ROUTES.append(Case("19 params, new values", kernels.parameters_19, 5,
-                   f"k[grid](p0, item[0], p2, p3, p4, item[1], {REST})", items=_new_values))
+for name, items in (("new values", _new_values), (f"{TURNS} values by turns", _by_turns)):
+    ROUTES.append(Case(f"19 params, {name}", kernels.parameters_19, 5,
+                       f"k[grid](p0, item[0], p2, p3, p4, item[1], {REST})", items=items))
 SEQUENCE = f"sequence of {LAUNCHES}"
 # Kernel, call, and in how many places of a node's parameters a new p1 and a new n0 are, as the driver counts (see
 # `_fast.floor`): one, where they are next to each other.
@@ -60,16 +76,16 @@ Row = tuple[dict[str, timing.Timer], Any, Callable[[], None]]
 
 def routes(case: Any, device: Device) -> Row:
     """One launch of the case: cuLaunchKernelEx and a one-node graph in C loops, lowlat either way, triton.  Where the
-    case has new values each time, two of them, the graph gets two in C as well."""
+    case has other values each time, two of them, the graph gets two in C as well."""
     tensors = device.tensors(case.tensors)
-    items, changes = partial(case.items, device), 2 if case.items is _new_values else 0
+    items, changes = functools.partial(case.items, device), 2 if case.items in (_new_values, _by_turns) else 0
     names = {"grid": (1, ), **{f"p{i}": tensor for i, tensor in enumerate(tensors)}}
     plain, by_graph = lowlat.jit(case.kernel), lowlat.jit(case.kernel)
     plain.route, by_graph.route = "driver", "graph"
     loops = {path: loop(case.call, k=kernel, **names) for path, kernel in (
         ("lowlat", plain), ("lowlat by graph", by_graph), ("triton", triton.jit(case.kernel)))}
     for run in loops.values():
-        run(items(50))  # learnt, and hot
+        run(items(50 * TURNS))  # learnt, and hot
     compiled = eval(case.call, {"k": plain, "item": next(iter(items(1))), **names})
     timers = {"floor": floor(compiled, tensors, device), "floor by graph": floor(compiled, tensors, device, 1, changes),
               **{path: timing.timer(run, device, items) for path, run in loops.items()}}
