@@ -281,6 +281,18 @@ cdef class Call:
     cdef uint16_t* places     # of each of `values`: where it is watched, from 1; 0: it is part of the kernel
 
 
+cdef struct Place:
+    PyObject* call            # borrowed from `held`
+    Py_ssize_t index
+
+
+@cython.final
+cdef class Places:
+    cdef list held
+    cdef Place* places
+    cdef Py_ssize_t count
+
+
 cdef struct Seen:
     PyObject* tensor          # one of a call's values, borrowed
     uint64_t look             # at which it was read

@@ -3090,31 +3090,60 @@ cdef class SequenceGraph:
         return True
 
 
-def set_everywhere(list places, value):
-    """Give the argument at each (call, index) this value."""
-    cdef Call call
-    cdef Py_ssize_t index
-    cdef PyObject** item
-    cdef PyObject* before
-    cdef int place
-    for call_and_index in places:
-        call, index = <Call>(<tuple>call_and_index)[0], (<tuple>call_and_index)[1]
-        if index < 0:
-            call.grid = value
-            call.grid_is_known = False
-            continue
-        item = (<PyListObject*><PyObject*>call.values).ob_item + index
-        before = item[0]
-        item[0] = lowlat_new_reference(value)
-        if call.plan is not None:  # else all of it is looked at
-            place = call.places[index]
-            if place == 0:
-                call.plan = None  # it is part of the kernel
-            elif place > call.tensor_count and not call.watched[place - 1].noted:
-                call.watched[place - 1].noted = True
-                call.watched[call.other_count].other = place - 1
-                call.other_count += 1
-        lowlat_release(before)  # last, since it may run other code
+@cython.final
+@cython.auto_pickle(False)
+cdef class Places:
+    """Where a name of a sequence stands: (call, index) of each place, -1 being the grid.  Iterates over them."""
+
+    def __init__(self, list places):
+        cdef Py_ssize_t i
+        self.held = list(places)
+        self.count = len(places)
+        self.places = <Place*>malloc((self.count + 1) * sizeof(Place))
+        if self.places == NULL:
+            raise MemoryError()
+        for i, (call, index) in enumerate(places):
+            self.places[i].call = <PyObject*>(<Call?>call)
+            self.places[i].index = index
+
+    def __dealloc__(self):
+        free(self.places)
+
+    def __iter__(self):
+        return iter(self.held)
+
+    def get(self):
+        """The argument at the first of them."""
+        return (<Call>self.places[0].call).get(self.places[0].index)
+
+    def set(self, value):
+        """Give the argument at each of them this value."""
+        cdef Place* place
+        cdef PyObject* call
+        cdef PyObject** item
+        cdef PyObject* before
+        cdef Watched* watched
+        cdef int number
+        for place in self.places[:self.count]:
+            call = place.call
+            if place.index < 0:
+                (<Call>call).grid = value
+                (<Call>call).grid_is_known = False
+                continue
+            item = (<PyListObject*><PyObject*>(<Call>call).values).ob_item + place.index
+            before = item[0]
+            item[0] = lowlat_new_reference(value)
+            if <PyObject*>(<Call>call).plan != Py_None:  # else all of it is looked at
+                number = (<Call>call).places[place.index]
+                if number == 0:
+                    (<Call>call).plan = None  # it is part of the kernel
+                elif number > (<Call>call).tensor_count:
+                    watched = &(<Call>call).watched[number - 1]
+                    if not watched.noted:
+                        watched.noted = True
+                        (<Call>call).watched[(<Call>call).other_count].other = number - 1
+                        (<Call>call).other_count += 1
+            lowlat_release(before)  # last, since it may run other code
 
 
 def start_recording(list calls):

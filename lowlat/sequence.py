@@ -54,7 +54,7 @@ class Sequence:
         self._names, self.on_change = names, on_change
         self._calls: list[_fast.Call] = []
         self._graph: _fast.SequenceGraph | None = None
-        self._places: dict[str, list[tuple[_fast.Call, int]]] = {}
+        self._places: dict[str, _fast.Places] = {}
         self._one_value: set[str] = set()  # names that are known to stand for one
         self._overlaps: dict[str, set[str]] = {}
         self._lock = threading.RLock()
@@ -115,21 +115,21 @@ class Sequence:
             if len(values) > len(self._names):
                 raise TypeError(f"replay() takes {len(self._names)} values by position, as many as record() got names; "
                                 f"{len(values)} were given")
-            before = []
+            before: list[tuple[_fast.Places, Any]] = []
             self._replaying = True
             try:
                 for name, value in (*zip(self._names, values), *named.items()):
                     if name not in self._one_value:
                         self._one_value_each((name, ))
                     places = self._places[name]
-                    call, index = places[0]
-                    before.append((places, call.get(index)))
-                    _fast.set_everywhere(places, value)
-                    self._one_value -= self._several_after(name)
+                    before.append((places, places.get()))
+                    places.set(value)
+                    if overlaps := self._several_after(name):
+                        self._one_value -= overlaps
                 self._launch(self._graph)
             except BaseException:
                 for places, value in reversed(before):
-                    _fast.set_everywhere(places, value)
+                    places.set(value)
                 raise
             finally:
                 self._replaying = False
@@ -155,11 +155,13 @@ class Sequence:
                 pass  # until it can be: the next replay finds out
 
     def _name_places(self) -> None:
+        found: dict[str, list[tuple[_fast.Call, int]]] = {}
         for number, call in enumerate(self._calls):
             arguments = {**call.arguments(), "grid": -1} if call.has_grid() else call.arguments()
             for name, index in arguments.items():
                 for key in (name, f"{call.name()}.{name}", f"{number}.{name}"):
-                    self._places.setdefault(key, []).append((call, index))
+                    found.setdefault(key, []).append((call, index))
+        self._places = {name: _fast.Places(places) for name, places in found.items()}
 
     def _one_value_each(self, names: tuple[str, ...]) -> None:
         for name in names:
@@ -175,11 +177,13 @@ class Sequence:
 
     def _several_after(self, name: str) -> set[str]:
         """The names that may stand for several values once this one has got another."""
-        if name not in self._overlaps:
+        overlaps = self._overlaps.get(name)
+        if overlaps is None:
             own = {(id(call), index) for call, index in self._places[name]}
             places = {other: {(id(call), index) for call, index in found} for other, found in self._places.items()}
-            self._overlaps[name] = {other for other, found in places.items() if found & own and not found <= own}
-        return self._overlaps[name]
+            overlaps = {other for other, found in places.items() if found & own and not found <= own}
+            self._overlaps[name] = overlaps
+        return overlaps
 
 
 def _same(left: Any, right: Any) -> bool:

@@ -160,6 +160,27 @@ def test_a_million_launches(side):
     assert submitted(kernel)["graph"] >= count - 5
 
 
+@pytest.mark.parametrize("side", [False, True])
+def test_parameters_by_turns(side):
+    """Some in graphs of their own and some not, on two streams: each launch once, in order."""
+    kernel, streams = by_graph(append, do_not_specialize=["value"]), [torch.cuda.current_stream(), torch.cuda.Stream()]
+    outs = [torch.zeros(60000, dtype=torch.int32, device="cuda") for _ in streams]
+    lengths = [torch.zeros(1, dtype=torch.int32, device="cuda") for _ in streams]
+    torch.cuda.synchronize()
+    expected = []
+    for turn in range(1000):
+        values = [*range(20), 100 + turn, *range(20, 48)]
+        for stream, out, length in zip(streams[:1 + side], outs, lengths):
+            with torch.cuda.stream(stream):
+                for value in values:
+                    kernel[(1, )](out, length, value)
+        expected += values
+    for out in outs[:1 + side]:
+        assert out[:len(expected)].tolist() == expected
+    plan, = kernel.plans
+    assert plan.submitted["graph"] > 48000 and plan.graphs > 30 * (1 + side)
+
+
 @pytest.mark.parametrize("count", [2, 8])
 def test_streams_run_at_the_same_time(count):
     """One plan on several streams, and each of its launches waits until all run."""
