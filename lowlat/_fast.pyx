@@ -2300,12 +2300,33 @@ cdef CUresult launch_with_driver(Plan plan, const int32_t* blocks, void* stream,
     cdef CUlaunchConfig config
     cdef CUlaunchAttribute attributes[4]
     cdef CUfunction function = plan.function
+    cdef lowlat_step* step = lowlat_get_step() if state.recorders != 0 else NULL
     cdef void** parameters
     cdef CUresult result
     if launches_nothing(blocks):
-        if state.recorders != 0 and lowlat_get_step() != NULL:
-            lowlat_get_step().empty = lowlat_get_step().reached = True
+        if step != NULL:
+            step.empty = step.reached = True
         return 0
+    if plan.clusters == 16:
+        # Not portable, so to be allowed; Triton sets it at every launch.
+        result = driver.set_function_attribute(function, CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)
+        if result != 0:
+            return result
+    if step != NULL:
+        take_step(step, plan, blocks, stream, function, payload, maps)
+        return 0
+    if plan.way != WAY_DRIVER and (plan.way != WAY_DEFAULT or state.way != WAY_DRIVER or state.ways_in_contexts):
+        return launch_some_way(plan, blocks, stream, function, payload, maps)
+    lay_out(&config, attributes, plan, blocks, stream)
+    parameters = <void**>alloca((plan.slot_count + 2) * sizeof(void*))
+    point_at(parameters, plan, payload, maps)
+    with nogil:
+        result = driver.launch(&config, function, parameters, NULL)
+    return result
+
+
+cdef inline int lay_out(CUlaunchConfig* config, CUlaunchAttribute* attributes, Plan plan, const int32_t* blocks,
+                        void* stream):
     config.grid[0] = <uint32_t>blocks[0] * plan.clusters
     config.grid[1] = <uint32_t>blocks[1]
     config.grid[2] = <uint32_t>blocks[2]
@@ -2318,21 +2339,21 @@ cdef CUresult launch_with_driver(Plan plan, const int32_t* blocks, void* stream,
     config.attribute_count = plan.attribute_count
     if plan.attribute_count != 0:
         memcpy(attributes, plan.attributes, plan.attribute_count * sizeof(CUlaunchAttribute))
-    if plan.clusters == 16:
-        # Not portable, so to be allowed; Triton sets it at every launch.
-        result = driver.set_function_attribute(function, CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)
-        if result != 0:
-            return result
-    if state.recorders != 0 and lowlat_get_step() != NULL:
-        take_step(lowlat_get_step(), plan, &config, function, payload, maps)
-        return 0
-    if plan.way != WAY_DRIVER and (plan.way != WAY_DEFAULT or state.way != WAY_DRIVER or state.ways_in_contexts):
-        return launch_some_way(plan, &config, function, payload, maps)
-    parameters = <void**>alloca((plan.slot_count + 2) * sizeof(void*))
-    point_at(parameters, plan, payload, maps)
-    with nogil:
-        result = driver.launch(&config, function, parameters, NULL)
-    return result
+    return 0
+
+
+cdef inline int lay_out_node(CUkernelNodeParams* launch, Plan plan, CUfunction function, const int32_t* blocks):
+    """All but its parameters.  It has no attributes, so no clusters."""
+    memset(launch, 0, sizeof(launch[0]))
+    launch.function = function
+    launch.grid[0] = <uint32_t>blocks[0]
+    launch.grid[1] = <uint32_t>blocks[1]
+    launch.grid[2] = <uint32_t>blocks[2]
+    launch.block[0] = plan.threads
+    launch.block[1] = 1
+    launch.block[2] = 1
+    launch.shared = plan.shared
+    return 0
 
 
 cdef uint64_t NO_SCRATCH = 0  # read only, so by whichever threads
@@ -2351,14 +2372,16 @@ cdef inline int point_at(void** parameters, Plan plan, uint64_t* payload, uint8_
     return 0
 
 
-cdef CUresult launch_some_way(Plan borrowed, const CUlaunchConfig* config, CUfunction function, uint64_t* payload,
-                              uint8_t* maps) except? -1:
+cdef CUresult launch_some_way(Plan borrowed, const int32_t* blocks, void* stream, CUfunction function,
+                              uint64_t* payload, uint8_t* maps) except? -1:
     """By graph where `way` asks for it and nothing but the speed will differ.  A graph that the driver refuses has
     launched nothing, so the launch is made the plain way, and any error is that of the plain way."""
     cdef Plan plan = borrowed  # held: with the GIL released, another thread may drop it
     cdef int way = plan.way or way_of_context()
     cdef lowlat_race* race = NULL
     cdef lowlat_graph* graph = NULL
+    cdef CUlaunchConfig config
+    cdef CUlaunchAttribute attributes[4]
     cdef CUkernelNodeParams launch
     cdef bint as_it_is = False
     cdef lowlat_buffer buffer
@@ -2372,17 +2395,13 @@ cdef CUresult launch_some_way(Plan borrowed, const CUlaunchConfig* config, CUfun
         parameters = <void**>alloca((plan.slot_count + 2) * sizeof(void*))
         point_at(parameters, plan, payload, maps)
     if way != WAY_DRIVER:
-        memset(&launch, 0, sizeof(launch))
-        launch.function = function
-        memcpy(launch.grid, config.grid, sizeof(launch.grid))
-        memcpy(launch.block, config.block, sizeof(launch.block))
-        launch.shared = config.shared
+        lay_out_node(&launch, plan, function, blocks)
         if plan.buffer_size != 0:
             launch.extra = lowlat_pack(&buffer, alloca(plan.buffer_size + sizeof(uint64_t)), plan.buffer_size,
                                        plan.offsets, payload, plan.slots, plan.slot_count)
         else:
             launch.parameters = parameters
-        submission = find_graph(plan, race, config, &launch, &graph, &as_it_is)
+        submission = find_graph(plan, race, stream, &launch, &graph, &as_it_is)
         if race != NULL and race.known:
             race = NULL
         if submission == BY_GRAPH:
@@ -2406,16 +2425,17 @@ cdef CUresult launch_some_way(Plan borrowed, const CUlaunchConfig* config, CUfun
         if parameters == NULL:
             parameters = <void**>alloca((plan.slot_count + 2) * sizeof(void*))
             point_at(parameters, plan, payload, maps)
+    lay_out(&config, attributes, plan, blocks, stream)
     with nogil:
         taken = lowlat_now() if race != NULL else 0
-        result = driver.launch(config, function, parameters, NULL)
+        result = driver.launch(&config, function, parameters, NULL)
         taken = lowlat_now() - taken if race != NULL else 0
     if submission == MEASURED and race != NULL and result == 0:
         lowlat_race_note(race, LOWLAT_BY_DRIVER, taken)
     return result
 
 
-cdef int find_graph(Plan plan, const lowlat_race* race, const CUlaunchConfig* config, const CUkernelNodeParams* launch,
+cdef int find_graph(Plan plan, const lowlat_race* race, CUstream stream, const CUkernelNodeParams* launch,
                     lowlat_graph** found, bint* as_it_is):
     """BY_GRAPH and a graph of the plan's for this stream, made now if need be, and whether it has the launch's
     parameters; or why the launch is a plain one."""
@@ -2424,17 +2444,17 @@ cdef int find_graph(Plan plan, const lowlat_race* race, const CUlaunchConfig* co
     cdef lowlat_repeat* repeat
     cdef void* context = NULL
     cdef int capturing = 0
-    if config.attribute_count != 0:
+    if plan.attribute_count != 0:
         return PLAIN_ONLY
     if state.launch_blocking:
         return BLOCKING
-    if config.stream == <CUstream>CU_STREAM_PER_THREAD:
+    if stream == <CUstream>CU_STREAM_PER_THREAD:
         return PER_THREAD
     if lowlat_graphs_missing != NULL:
         return NO_GRAPHS
     if race != NULL and race.known and 10 * race.median[LOWLAT_BY_GRAPH] >= 9 * race.median[LOWLAT_BY_DRIVER]:
         return SLOWER
-    graph = lowlat_graph_of(plan.graphs_, config.stream)
+    graph = lowlat_graph_of(plan.graphs_, stream)
     if graph == NULL:
         if plan.heat < plan.hot:
             plan.heat += 1
@@ -2443,23 +2463,23 @@ cdef int find_graph(Plan plan, const lowlat_race* race, const CUlaunchConfig* co
         return IN_USE
     if driver.current_context(&context) != 0 or context == NULL or (graph != NULL and context != graph.context):
         return OTHER_CONTEXT
-    if lowlat_graphs.is_capturing(config.stream, &capturing) != 0 or capturing:
+    if lowlat_graphs.is_capturing(stream, &capturing) != 0 or capturing:
         return CAPTURING
     # Looked at each time: a stream may have the handle of one that is gone.  A legacy stream is the context's own.
-    if (graph == NULL or <size_t>config.stream > CU_STREAM_LEGACY) and not stream_is_of(config.stream, context):
+    if (graph == NULL or <size_t>stream > CU_STREAM_LEGACY) and not stream_is_of(stream, context):
         return OTHER_CONTEXT
     if graph == NULL:
         plan.heat = 0
-        graph = lowlat_graph_make(&plan.graphs_, &plan.hot, config.stream, context, launch)
+        graph = lowlat_graph_make(&plan.graphs_, &plan.hot, stream, context, launch)
         if graph == NULL:
             lowlat_cool_down(&plan.hot)
             return NO_ROOM
     elif not graph.busy and lowlat_graph_has(graph, launch):
         as_it_is[0] = True
     else:
-        repeat = lowlat_repeat_of(&plan.repeats, plan.hot, config.stream, launch)
+        repeat = lowlat_repeat_of(&plan.repeats, plan.hot, stream, launch)
         if repeat != NULL:
-            own = lowlat_graph_for(repeat, plan.repeats, &plan.hot, config.stream, context, launch)
+            own = lowlat_graph_for(repeat, plan.repeats, &plan.hot, stream, context, launch)
         if own == NULL and graph.busy:
             return IN_USE
     if race != NULL and not race.known and race.count[LOWLAT_BY_GRAPH] > race.count[LOWLAT_BY_DRIVER]:
@@ -2603,7 +2623,7 @@ cdef int refuse_step(int reason) except -1:
     return 0
 
 
-cdef int take_step(lowlat_step* step, Plan plan, const CUlaunchConfig* config, CUfunction function,
+cdef int take_step(lowlat_step* step, Plan plan, const int32_t* blocks, void* stream, CUfunction function,
                    const uint64_t* payload, const uint8_t* maps) except -1:
     """In the place of a launch: the step gets what the launch would have been given, and the node gets it when all
     calls of the replay have come that far."""
@@ -2612,7 +2632,7 @@ cdef int take_step(lowlat_step* step, Plan plan, const CUlaunchConfig* config, C
     cdef uint64_t* words
     cdef Py_ssize_t i, count = plan.slot_count
     cdef size_t map_bytes = plan.map_count * TENSOR_MAP_BYTES
-    if config.attribute_count != 0:
+    if plan.attribute_count != 0:
         raise state.not_recordable(SUBMISSIONS_TEXT["attributes"])
     if graph.exec_ == NULL:
         graph.compiled[step - graph.steps] = <object>PyWeakref_GET_OBJECT(plan.reference)
@@ -2635,16 +2655,12 @@ cdef int take_step(lowlat_step* step, Plan plan, const CUlaunchConfig* config, C
     step.size = plan.buffer_size
     if step.size != 0:
         memcpy(step.offsets, plan.offsets, (count + 2) * sizeof(uint16_t))
-    memset(&launch, 0, sizeof(launch))
-    launch.function = function
-    memcpy(launch.grid, config.grid, sizeof(launch.grid))
-    memcpy(launch.block, config.block, sizeof(launch.block))
-    launch.shared = config.shared
+    lay_out_node(&launch, plan, function, blocks)
     launch.parameters = step.parameters
     if memcmp(&launch, &step.given, sizeof(launch)) != 0:
         step.given = launch
         step.stale = True
-    step.stream = config.stream
+    step.stream = stream
     step.reached = True
     if graph.exec_ == NULL:
         check_graph_call(lowlat_graphs.add_kernel(&step.node, graph.graph, &graph.last, graph.last != NULL, &launch))

@@ -728,14 +728,14 @@ MUTANTS = [
     Mutant("all streams share a graph", GRAPH_H, "    while (first != NULL && first->stream != stream)\n        first",
            "    (void)stream;\n    while (0)\n        first", graphs("a_graph_per_stream")),
     Mutant("launches with attributes take the graph route", FAST,
-           "    if config.attribute_count != 0:\n        return PLAIN_ONLY\n", "", graphs("attributes")),
+           "    if plan.attribute_count != 0:\n        return PLAIN_ONLY\n", "", graphs("attributes")),
     Mutant("captured streams take the graph route", FAST,
-           "    if lowlat_graphs.is_capturing(config.stream, &capturing) != 0 or capturing:\n        return "
+           "    if lowlat_graphs.is_capturing(stream, &capturing) != 0 or capturing:\n        return "
            "CAPTURING\n", "", graphs("captured_streams")),
     Mutant("an answer that a stream cannot be asked is none", FAST,
-           "    if lowlat_graphs.is_capturing(config.stream, &capturing) != 0 or capturing:\n        return "
+           "    if lowlat_graphs.is_capturing(stream, &capturing) != 0 or capturing:\n        return "
            "CAPTURING\n",
-           "    lowlat_graphs.is_capturing(config.stream, &capturing)\n    if capturing:\n        return "
+           "    lowlat_graphs.is_capturing(stream, &capturing)\n    if capturing:\n        return "
            "CAPTURING\n", graphs("the_legacy_stream_while_another_is_captured")),
     Mutant("graphs are made while another stream is captured, as ever", GRAPH_H,
            "    mode = lowlat_relax_capture(CU_STREAM_CAPTURE_MODE_RELAXED);\n    result = lowlat_graphs.create",
@@ -748,7 +748,7 @@ MUTANTS = [
            "        result = lowlat_graphs.instantiate(&graph->exec, graph->graph, 0);\n",
            graphs("captured_streams")),
     Mutant("the per-thread stream is one stream", FAST,
-           "    if config.stream == <CUstream>CU_STREAM_PER_THREAD:\n        return PER_THREAD\n", "",
+           "    if stream == <CUstream>CU_STREAM_PER_THREAD:\n        return PER_THREAD\n", "",
            graphs("the_per_thread_stream")),
     Mutant("CUDA_LAUNCH_BLOCKING does not matter", FAST, "    if state.launch_blocking:\n        return BLOCKING\n", "",
            graphs("launch_blocking", "environment")),
@@ -817,7 +817,7 @@ MUTANTS = [
     Mutant("the launches of a graph have no order", FAST, "graph.graph, &graph.last, graph.last != NULL, &launch",
            "graph.graph, &graph.last, 0, &launch", sequences("it_is_launched_once_and_replayed")),
     Mutant("launches with attributes are recorded", FAST,
-           "    if config.attribute_count != 0:\n        raise "
+           "    if plan.attribute_count != 0:\n        raise "
            "state.not_recordable(SUBMISSIONS_TEXT[\"attributes\"])\n", "", sequences("refused_when_recorded")),
     Mutant("a call on its way to a step launches in Triton", FAST,
            "    cdef Py_ssize_t i\n    if state.recorders != 0:\n        refuse_step(reason)\n",
@@ -970,7 +970,7 @@ MUTANTS = [
            "    return lowlat_graphs.stream_context(stream, &own) == 0 and own == context\n", "    return True\n",
            graphs("a_stream_of_a_green_context"), ),
     Mutant("a stream is looked at only when its graph is made", FAST,
-           "(graph == NULL or <size_t>config.stream > CU_STREAM_LEGACY)", "graph == NULL",
+           "(graph == NULL or <size_t>stream > CU_STREAM_LEGACY)", "graph == NULL",
            graphs("a_stream_of_a_green_context")),
     Mutant("no other thread compiles while a kernel is looked up", TRITON,
            "    except RuntimeError:  # another thread's kernel was put there at this moment\n        key = next",
