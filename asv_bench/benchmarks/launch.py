@@ -38,7 +38,7 @@ SITES = {  # the calls that follow each other at one place
 
 
 ROUTES = ["lowlat by graph", "lowlat", "floor by graph", "floor"]
-BY_GRAPH = ["19 params", "19 params, new values", "0 params", "58 params"]
+BY_GRAPH = ["19 params", "19 params, new values", "19 params, 32 values by turns", "0 params", "58 params"]
 SEQUENCE = "sequence of 32"
 REPLAYS = ["replay, all patched", "replay, a quarter patched", "replay, none patched", "lowlat", "floor by graph"]
 
@@ -171,11 +171,11 @@ class Site:
 
 
 class Routes:
-    """One launch by the plain call and by a patched one-node graph, of lowlat's and in C loops."""
+    """One launch by the plain call and by a one-node graph, of lowlat's and in C loops."""
 
     params = [ROUTES, BY_GRAPH]
     param_names = ["path", "case"]
-    version = "2"
+    version = "3"
 
     def track_route(self, measured, path, case):
         return samples(measured, f"{case} by graph", path, 1e-3)
