@@ -292,6 +292,9 @@ cdef class Places:
     cdef Place* places
     cdef Py_ssize_t count
 
+    cpdef object get(self)
+    cpdef int set(self, value) except -1
+
 
 cdef struct Seen:
     PyObject* tensor          # one of a call's values, borrowed
@@ -307,6 +310,25 @@ cdef enum:
 @cython.final
 cdef class Recording:
     cdef list calls  # of the sequence; None once it has ended
+
+
+cdef class Replayer:
+    """What lowlat.Sequence is at a replay; what it is while it records is in lowlat/sequence.py."""
+
+    cdef readonly tuple _names         # that record() was given
+    cdef public dict _places           # by name: Places
+    cdef public set _one_value         # names that are known to stand for one
+    cdef public dict _overlaps         # by name: those that may stand for several once it has got another value
+    cdef readonly list _calls
+    cdef public SequenceGraph _graph   # None: nothing has been recorded
+    cdef object acquire, release       # of the lock that a replay holds
+    cdef bint replaying
+    cdef uint64_t as_graph             # so many replays
+    cdef dict one_by_one               # and so many, by the reason
+
+    cdef int replay_alone(self, tuple values, dict named) except -1
+    cdef int give(self, name, value, list before) except -1
+    cdef int launch(self, SequenceGraph graph) except -1
 
 
 @cython.final
@@ -331,6 +353,7 @@ cdef class SequenceGraph:
     cdef void* current_stream
     cdef Seen seen[1 << SEEN_BITS]
 
+    cdef object replay(self)
     cdef object obstacle(self, void* stream, bint to_launch)
     cdef int go(self) except -1
     cdef int come_to_launch(self, Call call, lowlat_step* step) except -1

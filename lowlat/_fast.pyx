@@ -2800,10 +2800,10 @@ cdef class SequenceGraph:
         """int: the stream whose launches these are."""
         return <uint64_t>self.stream_
 
-    def replay(self):
+    cdef object replay(self):
         """None: the calls' launches were made, as one graph; or why not, and then none was.
 
-        Raises NotRecordable or SpecialisationChanged for a call that does not come to the launch of its node, and
+        Raises NotRecordable or Changed for a call that does not come to the launch of its node, and
         whatever making the call would have raised; nothing was launched then."""
         cdef CUresult result
         cdef int mode = CU_STREAM_CAPTURE_MODE_RELAXED
@@ -2841,11 +2841,6 @@ cdef class SequenceGraph:
         if result != 0:
             return SUBMISSIONS_TEXT["refused"]
         return None
-
-    @property
-    def changes(self):
-        """int: nodes that the last replay patched."""
-        return self.patched
 
     cdef object obstacle(self, void* stream, bint to_launch):
         """Why there can be no graph for this stream, or this one cannot be launched into it now; or None."""
@@ -3106,6 +3101,111 @@ cdef class SequenceGraph:
         return True
 
 
+@cython.auto_pickle(False)
+cdef class Replayer:
+    """The base of lowlat.Sequence: a replay, before and after the calls of its graph come to their launches."""
+
+    def __init__(self, tuple names):
+        import threading
+
+        self._names = names
+        self._calls = []
+        self._places = {}
+        self._one_value = set()
+        self._overlaps = {}
+        lock = threading.RLock()
+        self.acquire, self.release = lock.acquire, lock.release
+        self.one_by_one = {}
+
+    @property
+    def replays(self):
+        """dict[str, int]: how many replays were launched as a graph ("graph"), and how many one by one, by the
+        reason."""
+        return ({"graph": self.as_graph} if self.as_graph != 0 else {}) | self.one_by_one
+
+    @property
+    def patched(self):
+        """int: launches that the last replay as a graph had to change."""
+        return 0 if self._graph is None else self._graph.patched
+
+    def replay(self, *values, **named):
+        """replay(*values, **named)
+
+        Make all the launches again, on the current stream, without waiting for the GPU; an argument that is given no
+        new value has the one it had in the replay before.
+
+        Raises TypeError for more values than `record` was given names, KeyError for a name that no launch has,
+        ValueError for one that stands for different values in different launches, NotRecordable as said at `record`,
+        and what a launch itself raises.
+        """
+        self.acquire()
+        try:
+            self.replay_alone(values, named)
+        finally:
+            self.release()
+
+    cdef int replay_alone(self, tuple values, dict named) except -1:
+        cdef Py_ssize_t i, given = PyTuple_GET_SIZE(values)
+        cdef list before = []
+        if self._graph is None:
+            raise RuntimeError("nothing has been recorded")
+        if self.replaying:
+            raise RuntimeError("this sequence is being replayed, by the caller of what replays it")
+        if given > len(self._names):
+            raise TypeError(f"replay() takes {len(self._names)} values by position, as many as record() got names; "
+                            f"{given} were given")
+        self.replaying = True
+        try:
+            for i in range(given):
+                self.give(self._names[i], values[i], before)
+            for name, value in named.items():
+                self.give(name, value, before)
+            self.launch(self._graph)
+        except BaseException:
+            for places, value in reversed(before):
+                (<Places>places).set(value)
+            raise
+        finally:
+            self.replaying = False
+        return 0
+
+    cdef int give(self, name, value, list before) except -1:
+        cdef Places places
+        cdef set overlaps
+        if name not in self._one_value:
+            self._one_value_each((name, ))
+        places = self._places[name]
+        before.append((places, places.get()))
+        places.set(value)
+        overlaps = self._overlaps.get(name)
+        if overlaps is None:
+            overlaps = self._several_after(name)
+        if overlaps:
+            self._one_value -= overlaps
+        return 0
+
+    cdef int launch(self, SequenceGraph graph) except -1:
+        changed = False
+        try:
+            reason = graph.replay()
+        except state.not_recordable as error:
+            reason, changed = str(error), isinstance(error, state.changed)
+        if reason is None:
+            self.as_graph += 1
+            return 0
+        if self.on_change == "raise":
+            raise state.not_recordable(reason)
+        for call in self._calls:
+            (<Call>call).launch()
+        self.one_by_one[reason] = self.one_by_one.get(reason, 0) + 1
+        if changed:
+            try:
+                self._graph = SequenceGraph(self._calls)
+            except state.not_recordable:
+                pass  # until it can be: the next replay finds out
+        return 0
+
+
 @cython.final
 @cython.auto_pickle(False)
 cdef class Places:
@@ -3128,11 +3228,11 @@ cdef class Places:
     def __iter__(self):
         return iter(self.held)
 
-    def get(self):
+    cpdef object get(self):
         """The argument at the first of them."""
         return (<Call>self.places[0].call).get(self.places[0].index)
 
-    def set(self, value):
+    cpdef int set(self, value) except -1:
         """Give the argument at each of them this value."""
         cdef Place* place
         cdef PyObject* call
@@ -3160,6 +3260,7 @@ cdef class Places:
                         (<Call>call).watched[(<Call>call).other_count].other = number - 1
                         (<Call>call).other_count += 1
             lowlat_release(before)  # last, since it may run other code
+        return 0
 
 
 def start_recording(list calls):

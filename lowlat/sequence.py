@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
 from typing import Any
 
 from . import _fast, _triton
@@ -46,20 +44,13 @@ def record(*names: str, on_change: str = "record") -> Sequence:
     return Sequence(names, on_change)
 
 
-class Sequence:
+class Sequence(_fast.Replayer):
     """What `record()` collects.  It holds every argument of its launches, tensors included, and their CompiledKernels,
     until it goes."""
 
     def __init__(self, names: tuple[str, ...], on_change: str) -> None:
-        self._names, self.on_change = names, on_change
-        self._calls: list[_fast.Call] = []
-        self._graph: _fast.SequenceGraph | None = None
-        self._places: dict[str, _fast.Places] = {}
-        self._one_value: set[str] = set()  # names that are known to stand for one
-        self._overlaps: dict[str, set[str]] = {}
-        self._lock = threading.RLock()
-        self._replaying = False
-        self._replays: Counter[str] = Counter()
+        super().__init__(names)
+        self.on_change = on_change
         self._recorded = False
 
     def __enter__(self) -> Sequence:
@@ -89,71 +80,6 @@ class Sequence:
     def __repr__(self) -> str:
         return f"<lowlat sequence of {len(self)} launches>"
 
-    @property
-    def replays(self) -> dict[str, int]:
-        """How many replays were launched as a graph ("graph"), and how many one by one, by the reason."""
-        return dict(self._replays)
-
-    @property
-    def patched(self) -> int:
-        """Launches that the last replay as a graph had to change."""
-        return 0 if self._graph is None else self._graph.changes
-
-    def replay(self, *values: Any, **named: Any) -> None:
-        """Make all the launches again, on the current stream, without waiting for the GPU; an argument that is given no
-        new value has the one it had in the replay before.
-
-        Raises TypeError for more values than `record` was given names, KeyError for a name that no launch has,
-        ValueError for one that stands for different values in different launches, NotRecordable as said at `record`,
-        and what a launch itself raises.
-        """
-        with self._lock:
-            if self._graph is None:
-                raise RuntimeError("nothing has been recorded")
-            if self._replaying:
-                raise RuntimeError("this sequence is being replayed, by the caller of what replays it")
-            if len(values) > len(self._names):
-                raise TypeError(f"replay() takes {len(self._names)} values by position, as many as record() got names; "
-                                f"{len(values)} were given")
-            before: list[tuple[_fast.Places, Any]] = []
-            self._replaying = True
-            try:
-                for name, value in (*zip(self._names, values), *named.items()):
-                    if name not in self._one_value:
-                        self._one_value_each((name, ))
-                    places = self._places[name]
-                    before.append((places, places.get()))
-                    places.set(value)
-                    if overlaps := self._several_after(name):
-                        self._one_value -= overlaps
-                self._launch(self._graph)
-            except BaseException:
-                for places, value in reversed(before):
-                    places.set(value)
-                raise
-            finally:
-                self._replaying = False
-
-    def _launch(self, graph: _fast.SequenceGraph) -> None:
-        changed = False
-        try:
-            reason = graph.replay()
-        except NotRecordable as error:
-            reason, changed = str(error), isinstance(error, Changed)
-        if reason is None:
-            self._replays["graph"] += 1
-            return
-        if self.on_change == "raise":
-            raise NotRecordable(reason)
-        for call in self._calls:
-            call.launch()
-        self._replays[reason] += 1
-        if changed:
-            try:
-                self._graph = _fast.SequenceGraph(self._calls)
-            except NotRecordable:
-                pass  # until it can be: the next replay finds out
-
     def _name_places(self) -> None:
         found: dict[str, list[tuple[_fast.Call, int]]] = {}
         for number, call in enumerate(self._calls):
@@ -177,13 +103,10 @@ class Sequence:
 
     def _several_after(self, name: str) -> set[str]:
         """The names that may stand for several values once this one has got another."""
-        overlaps = self._overlaps.get(name)
-        if overlaps is None:
-            own = {(id(call), index) for call, index in self._places[name]}
-            places = {other: {(id(call), index) for call, index in found} for other, found in self._places.items()}
-            overlaps = {other for other, found in places.items() if found & own and not found <= own}
-            self._overlaps[name] = overlaps
-        return overlaps
+        own = {(id(call), index) for call, index in self._places[name]}
+        places = {other: {(id(call), index) for call, index in found} for other, found in self._places.items()}
+        self._overlaps[name] = {other for other, found in places.items() if found & own and not found <= own}
+        return self._overlaps[name]
 
 
 def _same(left: Any, right: Any) -> bool:

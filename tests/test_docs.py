@@ -150,6 +150,6 @@ def test_the_figure_of_the_path_shows_the_measured_figures():
 @pytest.mark.torch
 def test_the_step_of_decoding():
     """On a GPU it compares the results of all ways itself."""
-    done = subprocess.run([sys.executable, "docs/decode.py", "--batches", "2"], cwd=ROOT, capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
+    done = subprocess.run([sys.executable, "docs/decode.py", "--batches", "2"], cwd=ROOT, capture_output=True,
+                          text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
     assert done.returncode == 0 and "replay" in done.stdout, done.stdout + done.stderr
