@@ -232,7 +232,7 @@ cdef class Plan(Entry):
     cdef uint32_t heat        # launches since it last had, or lost, a graph
     cdef uint32_t hot         # and how many it takes to get one
     cdef lowlat_graph* graphs_  # one per stream, for any parameters
-    cdef lowlat_repeats* repeats  # and more, for parameters that come again and again; NULL: none came twice yet
+    cdef lowlat_repeats* repeats  # and more, for parameters that come again and again; NULL: none were others yet
     cdef uint64_t submitted_[SUBMISSIONS]
     cdef int reason           # of a plan that says "Triton": why
     cdef str why_             # it does not take the driver route

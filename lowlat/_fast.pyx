@@ -2294,7 +2294,8 @@ cdef CUresult launch_with_driver(Plan plan, const int32_t* blocks, void* stream,
                                  uint8_t* maps) except? -1:
     """The driver route: Triton's own launch configuration, the parameters where `payload` and `maps` have them.
 
-    Everything the driver reads while the GIL is released is on this thread's stack: another thread may drop the plan.
+    Everything the driver reads while the GIL is released is on this thread's stack, or never written: another thread
+    may drop the plan.
     The two scratch pointers are part of every kernel's signature; this route is for kernels that use none.
     """
     cdef CUlaunchConfig config
@@ -2476,6 +2477,9 @@ cdef int find_graph(Plan plan, const lowlat_race* race, CUstream stream, const C
             return NO_ROOM
     elif not graph.busy and lowlat_graph_has(graph, launch):
         as_it_is[0] = True
+    elif race != NULL and not race.known:
+        if graph.busy:
+            return IN_USE
     else:
         repeat = lowlat_repeat_of(&plan.repeats, plan.hot, stream, launch)
         if repeat != NULL:
@@ -2484,12 +2488,12 @@ cdef int find_graph(Plan plan, const lowlat_race* race, CUstream stream, const C
             return IN_USE
     if race != NULL and not race.known and race.count[LOWLAT_BY_GRAPH] > race.count[LOWLAT_BY_DRIVER]:
         return MEASURED
-    lowlat_graph_used(graph)
+    found[0] = graph
     if own != NULL:
         lowlat_graph_used(own)
-        graph = own
+        found[0] = own
         as_it_is[0] = lowlat_graph_has(own, launch)
-    found[0] = graph
+    lowlat_graph_used(graph)  # last: without it the others would wait until the plan is hot again
     return BY_GRAPH
 
 
@@ -3208,10 +3212,11 @@ cdef class Replayer:
 
 @cython.final
 @cython.auto_pickle(False)
+@cython.no_gc_clear  # the calls are borrowed from `held`
 cdef class Places:
     """Where a name of a sequence stands: (call, index) of each place, -1 being the grid.  Iterates over them."""
 
-    def __init__(self, list places):
+    def __cinit__(self, list places):
         cdef Py_ssize_t i
         self.held = list(places)
         self.count = len(places)

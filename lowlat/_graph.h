@@ -48,11 +48,12 @@ typedef struct lowlat_repeat {
     lowlat_graph *graph; /* or NULL; what it was given last may be others' */
 } lowlat_repeat;
 
-enum { LOWLAT_REPEATS = 32, LOWLAT_WAYS = 4, LOWLAT_HEAT_TO_SPARE = 64 };
+enum { LOWLAT_REPEATS = 32, LOWLAT_WAYS = 4, LOWLAT_LEAST_HEAT = 8, LOWLAT_HEAT_TO_SPARE = 64, LOWLAT_STALE = 64 };
 
 /* Those of a plan: each hash has its few places. */
 typedef struct {
     lowlat_graph *graphs;
+    uint32_t hot;  /* launches until parameters get a graph */
     unsigned hand; /* the place that cools down next, whichever hash it is of */
     lowlat_repeat places[LOWLAT_REPEATS][LOWLAT_WAYS];
 } lowlat_repeats;
@@ -234,25 +235,31 @@ static uint64_t lowlat_hash_of(CUstream stream, const CUkernelNodeParams *launch
  * others have it yet, or without memory.  Each launch of such parameters cools
  * down one of those others, which lose their place in the end unless they are
  * launched more often than that. */
-static lowlat_repeat *lowlat_repeat_of(lowlat_repeats **repeats, uint32_t hot, CUstream stream,
+static lowlat_repeat *lowlat_repeat_of(lowlat_repeats **all, uint32_t hot, CUstream stream,
                                        const CUkernelNodeParams *launch)
 {
     uint64_t hash;
+    lowlat_repeats *repeats = *all;
     lowlat_repeat *places, *cold = NULL;
-    if (launch->extra == NULL || (*repeats == NULL && (*repeats = calloc(1, sizeof **repeats)) == NULL))
+    if (launch->extra == NULL)
         return NULL;
+    if (repeats == NULL) {
+        if ((repeats = *all = calloc(1, sizeof *repeats)) == NULL)
+            return NULL;
+        repeats->hot = hot < LOWLAT_LEAST_HEAT ? LOWLAT_LEAST_HEAT : hot;
+    }
     hash = lowlat_hash_of(stream, launch);
-    places = (*repeats)->places[hash >> 32 & (LOWLAT_REPEATS - 1)];
+    places = repeats->places[hash >> 32 & (LOWLAT_REPEATS - 1)];
     for (int i = 0; i < LOWLAT_WAYS; ++i) {
         if (places[i].hash == hash) {
-            places[i].heat += places[i].heat < hot + LOWLAT_HEAT_TO_SPARE;
+            places[i].heat += places[i].heat < repeats->hot + LOWLAT_HEAT_TO_SPARE;
             return &places[i];
         }
-        if (places[i].heat == 0)
-            cold = &places[i];
+        if (places[i].heat == 0 && (cold == NULL || places[i].graph != NULL))
+            cold = &places[i]; /* with a graph that it can have, if there is one */
     }
     if (cold == NULL) {
-        places[(*repeats)->hand++ % LOWLAT_WAYS].heat--;
+        places[repeats->hand++ % LOWLAT_WAYS].heat--;
         return NULL;
     }
     cold->hash = hash;
@@ -260,9 +267,29 @@ static lowlat_repeat *lowlat_repeat_of(lowlat_repeats **repeats, uint32_t hot, C
     return cold;
 }
 
+/* Whether there is room for a graph of parameters' own: for it none goes but
+ * another such one that has not been launched for long. */
+static int lowlat_room_for(const lowlat_repeats *repeats, lowlat_repeat *repeat)
+{
+    lowlat_graph *graph, *oldest = NULL;
+    if (lowlat_graph_count < lowlat_graph_budget)
+        return 1;
+    if (repeat->heat == repeats->hot + LOWLAT_HEAT_TO_SPARE)
+        repeat->heat = repeats->hot; /* to look again after so many launches */
+    if (repeat->heat != repeats->hot + 1)
+        return 0;
+    for (graph = lowlat_newest_graph; graph != NULL; graph = graph->older)
+        if (graph->repeat != NULL && !graph->busy && (oldest == NULL || graph->used < oldest->used))
+            oldest = graph;
+    if (oldest == NULL || lowlat_graph_clock - oldest->used < LOWLAT_STALE * (uint64_t)lowlat_graph_budget)
+        return 0;
+    oldest->repeat->heat = 0;
+    lowlat_graph_destroy(oldest);
+    return lowlat_graph_count < lowlat_graph_budget;
+}
+
 /* Its graph, which has those parameters or may be given them, once they have
- * been launched more than `hot` times; else NULL.  One is made only while there
- * is room: no other graph goes for it. */
+ * been launched often enough; else NULL. */
 static lowlat_graph *lowlat_graph_for(lowlat_repeat *repeat, lowlat_repeats *repeats, uint32_t *hot, CUstream stream,
                                       void *context, const CUkernelNodeParams *launch)
 {
@@ -271,16 +298,17 @@ static lowlat_graph *lowlat_graph_for(lowlat_repeat *repeat, lowlat_repeats *rep
         return NULL;
     if (graph != NULL && graph->stream == stream && graph->context == context && lowlat_graph_has(graph, launch))
         return graph;
-    if (repeat->heat <= *hot)
+    if (repeat->heat <= repeats->hot)
         return NULL;
     if (graph != NULL && (graph->stream != stream || graph->context != context)) {
-        lowlat_graph_destroy(graph);
+        lowlat_graph_destroy(graph); /* whose parameters lost this place */
         graph = NULL;
     }
-    if (graph == NULL && lowlat_graph_count < lowlat_graph_budget) {
+    if (graph == NULL && lowlat_room_for(repeats, repeat)) {
         graph = lowlat_graph_make(&repeats->graphs, hot, stream, context, launch);
         if (graph == NULL) {
-            repeat->heat = 0; /* refused: not at every launch */
+            repeat->heat = 0;
+            lowlat_cool_down(&repeats->hot);
             return NULL;
         }
         graph->repeat = repeat;

@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.null, pytest.mark.torch]
 
 GRID = (3, )
 AFTER = 1  # conftest.py says so
+OWN = 9  # launches with other parameters than the last ones', after which these have a graph
 
 
 def one(x, n):
@@ -174,13 +175,13 @@ def test_parameters_by_turns():
     tensors = [aligned() for _ in range(4)]
     pair = by_graph(two, tensors[0], tensors[1], 5, 16)
     calls = [(grid, x, tensors[1], n, 16) for grid in (GRID, (3, 2)) for x in tensors for n in (5, 7)]
-    for _ in range(2 + AFTER):
+    for _ in range(2 + OWN):
         for call in calls:
             pair.call(*call)
     assert nothing_is_patched(pair, 3 * calls) and pair.lowlat.plans[-1].graphs == len(calls)  # one has the plan's
     for stream in (0x1000, 0):
         null.set_stream(stream)
-        for _ in range(4 + AFTER):
+        for _ in range(4 + OWN):
             for call in calls[:3]:
                 pair.call(*call)
         assert nothing_is_patched(pair, calls[:3])
@@ -199,13 +200,26 @@ def test_parameters_that_are_not_launched_again():
     assert nothing_is_patched(pair, [(GRID, x, x, 5, 16), (GRID, y, y, 5, 16)]) and pair.lowlat.plans[-1].graphs == 3
 
 
+def test_parameters_that_are_never_launched_again():
+    """... where a plan gets its graph at once."""
+    x = aligned()
+    _fast.set_route("driver", 0, 256, False)
+    pair = Pair(one)
+    pair.lowlat.route = "graph"
+    for n in range(5, 605, 2):
+        for stream in (0, 0x1000):
+            null.set_stream(stream)
+            pair.call(GRID, x, n)
+    assert [plan.graphs for plan in pair.lowlat.plans] == [2]
+
+
 def test_parameters_that_take_the_places_of_others():
     """More than there are places for, then others altogether."""
     x, y = aligned(), aligned()
     pair = by_graph(two, x, y, 5, 16)
-    for first, count in ((5, 300), (1005, 300), (2005, 3)):
+    for first, count in ((5, 200), (1005, 200), (2005, 3)):
         calls = [(GRID, x, y, n, 16) for n in range(first, first + 2 * count, 2) if n % 16]
-        for _ in range(4 if count > 3 else 200):
+        for _ in range(12 if count > 3 else 200):
             for call in calls:
                 pair.call(*call)
         assert 1 < pair.lowlat.plans[-1].graphs <= 129
@@ -217,7 +231,7 @@ def test_parameters_get_no_graph_for_which_another_would_go():
     others = by_graph(one, y, 5)
     _fast.set_route("driver", AFTER, 4, False)
     pair = by_graph(one, x, 5)
-    for _ in range(5):
+    for _ in range(2 * OWN):
         for n in range(5, 25, 2):
             pair.call(GRID, x, n)
     assert graphs() == 4 and others.lowlat.plans[-1].graphs == 1 and pair.lowlat.plans[-1].graphs == 3
@@ -226,12 +240,12 @@ def test_parameters_get_no_graph_for_which_another_would_go():
     others.call(GRID, y, 5)
     another = by_graph(one, x, 5)
     assert graphs() == 4 and another.lowlat.plans[-1].graphs == others.lowlat.plans[-1].graphs == 1
-    for _ in range(5):
+    for _ in range(2):
         for n in range(5, 25, 2):
             assert submitted(pair, lambda n=n: pair.call(GRID, x, n))[1] == {"graph": 1}
     assert graphs() == 4
     another.lowlat.forget()
-    for _ in range(5):
+    for _ in range(2 * OWN):
         for n in range(5, 25, 2):
             pair.call(GRID, x, n)
     assert graphs() == 4 and pair.lowlat.plans[-1].graphs == 3
@@ -243,21 +257,71 @@ def test_a_graph_of_their_own_is_refused(name):
     """The launch is made by the plan's graph if there is none, and the plain way if it has failed; the next as ever."""
     x = aligned()
     pair = by_graph(one, x, 5)
-    for n in (7, 5, 7, 5):
+    for _ in range(OWN - 1):
+        for n in (7, 5):
+            pair.call(GRID, x, n)
+    assert graphs() == 1
+    for n in (7, 5):
         null.fail(name, 2)
         assert submitted(pair, lambda n=n: pair.call(GRID, x, n))[1] in ({"graph": 1}, {"refused": 1}, {"not hot": 1})
         null.fail("", 0, 0)
-    for _ in range(80):
+    for _ in range(200):
         for n in (5, 7):
             pair.call(GRID, x, n)
     assert nothing_is_patched(pair, [(GRID, x, 5), (GRID, x, 7)])
+
+
+def test_refused_graphs_of_parameters_are_tried_less_often():
+    """... and the plan's is none the worse."""
+    x = aligned()
+    pair = by_graph(one, x, 5)
+    null.fail("cuGraphInstantiateWithFlags", 2, times=3)
+    for _ in range(100):
+        for n in (5, 7):
+            assert submitted(pair, lambda n=n: pair.call(GRID, x, n))[1] == {"graph": 1}
+    assert graphs() == 1
+    null.fail("", 0, 0)
+    for _ in range(600):
+        for n in (5, 7):
+            pair.call(GRID, x, n)
+    assert nothing_is_patched(pair, [(GRID, x, 5), (GRID, x, 7)])
+
+
+def test_a_plan_keeps_the_graph_for_any_parameters():
+    """If one is to go, it is one of those for some."""
+    x, y = aligned(), aligned()
+    _fast.set_route("driver", AFTER, 4, False)
+    pair, other = by_graph(one, x, 5), by_graph(one, y, 5)
+    for _ in range(2 + OWN):
+        for n in (5, 7, 9):
+            pair.call(GRID, x, n)
+    other.call(GRID, y, 5)
+    assert graphs() == 4 and pair.lowlat.plans[-1].graphs == 3
+    by_graph(two, x, y, 5, 16)
+    assert graphs() == 4 and pair.lowlat.plans[-1].graphs == 2 and other.lowlat.plans[-1].graphs == 1
+    for n in (5, 7, 9, 11):
+        assert submitted(pair, lambda n=n: pair.call(GRID, x, n))[1] == {"graph": 1}
+
+
+def test_parameters_that_are_not_launched_any_more_make_room():
+    x = aligned()
+    _fast.set_route("driver", AFTER, 3, False)
+    pair = by_graph(one, x, 5)
+    for _ in range(2 + OWN):
+        for n in (5, 7, 9):
+            pair.call(GRID, x, n)
+    assert graphs() == 3
+    for _ in range(400):
+        for n in (11, 13, 15):
+            pair.call(GRID, x, n)
+    assert graphs() == 3 and nothing_is_patched(pair, [(GRID, x, 11), (GRID, x, 13), (GRID, x, 15)])
 
 
 def test_a_graph_of_their_own_goes():
     """... in whichever order, and the plan's own stays; in a forked child none is used."""
     x = aligned()
     pair = by_graph(one, x, 5)
-    for _ in range(4):
+    for _ in range(2 + OWN):
         for n in (5, 7, 9):
             pair.call(GRID, x, n)
     assert graphs() == pair.lowlat.plans[-1].graphs == 3  # one of the three has the plan's
@@ -284,8 +348,8 @@ def test_a_graph_of_their_own_goes():
 def test_whatever_comes_again():
     """By chance: parameters, grids, streams and devices from a few, few graphs, plans dropped now and then."""
     chance = random.Random(5)
-    tensors = [aligned() for _ in range(3)]
-    pair = by_graph(two, *tensors[:2], 5, 16)
+    tensors = [aligned() for _ in range(2)]
+    pair = by_graph(two, *tensors, 5, 16)
     how = {}
     for turn in range(3000):
         if turn % 500 == 250:
@@ -622,7 +686,7 @@ def test_threads_with_parameters_by_turns():
     """Each set of parameters has a graph of its own; no thread launches one that another is launching."""
     tensors = [aligned() for _ in range(3)]
     pair = by_graph(one, tensors[0], 5)
-    for _ in range(4):
+    for _ in range(2 + OWN):
         for x in tensors:
             pair.call(GRID, x, 5)
     assert pair.lowlat.plans[-1].graphs == 3
@@ -696,6 +760,14 @@ def test_auto_decides():
     done = run_python(code, LOWLAT_GRAPH_AFTER="1")
     how, (driver, graph) = eval(done.stdout.replace("} (", "}, ("))
     assert how == {"not hot": 1, "graph": 72, "measured": 72, "slower": 54} and graph > driver
+
+
+def test_auto_measures_one_graph():
+    """... and not the first launches of graphs that parameters get for themselves."""
+    code = ("import lowlat, torch\nfrom lowlat import null, _fast\nnull.activate()\nimport test_graph_route\n"
+            "k = lowlat.jit(test_graph_route.one, route='auto')\nx = torch.zeros(16)\n"
+            "for i in range(100): k[(1,)](x, 5 + i % 3 // 2 * 2)\nprint(k.plans[0].graphs, _fast.race(0))\n")
+    assert run_python(code, LOWLAT_GRAPH_AFTER="1").stdout.split() == ["1", "None"]
 
 
 def test_auto_measures_launches_with_other_parameters():
