@@ -2295,8 +2295,8 @@ cdef CUresult launch_with_driver(Plan plan, const int32_t* blocks, void* stream,
     """The driver route: Triton's own launch configuration, the parameters where `payload` and `maps` have them.
 
     Everything the driver reads while the GIL is released is on this thread's stack, or never written: another thread
-    may drop the plan.
-    The two scratch pointers are part of every kernel's signature; this route is for kernels that use none.
+    may drop the plan.  The two scratch pointers are part of every kernel's signature; this route is for kernels that
+    use none.
     """
     cdef CUlaunchConfig config
     cdef CUlaunchAttribute attributes[4]
